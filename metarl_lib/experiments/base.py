@@ -1,0 +1,95 @@
+"""What an experiment is: a frozen configuration, three presets, and a function that runs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from metarl_lib.runs import SCALES, Row, Run
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment that `metarl run` knows.
+
+    Attributes:
+        name: as on the command line and in `book/_results/`.
+        page: the page of the book that shows it.
+        claim: what it tests, in one line.
+        presets: one configuration per scale: smoke (seconds), book (minutes), full (published).
+        cost: how long one seed takes at each scale on one core.
+        run: does the work in a `Run` and returns rows `{variant, metric, value, budget}`.
+        evaluate: recomputes the headline rows of one seed from its published tensors.
+    """
+
+    name: str
+    page: str
+    claim: str
+    presets: Mapping[str, Any]
+    cost: Mapping[str, str]
+    run: Callable[[Any, Run], list[Row]]
+    evaluate: Callable[[Any, int, Mapping[str, Tensor]], list[Row]]
+
+    def config(self, scale: str, overrides: Mapping[str, Any] | None = None) -> Any:
+        """The preset of a scale, with some fields replaced.
+
+        Raises:
+            ValueError: for an unknown scale or field, or a value of the wrong kind.
+        """
+        if scale not in SCALES:
+            raise ValueError(f"scale={scale!r} is unknown: choose one of {', '.join(SCALES)}")
+        preset = self.presets[scale]
+        fields = {field.name for field in dataclasses.fields(preset)}
+        for name in overrides or {}:
+            if name not in fields:
+                raise ValueError(
+                    f"{self.name} has no field {name!r}: choose one of {', '.join(sorted(fields))}"
+                )
+        return dataclasses.replace(preset, **(overrides or {}))
+
+
+def option(default: Any, help: str) -> Any:
+    """A field of a configuration, with the text that the command line and the book show."""
+    return dataclasses.field(default=default, metadata={"help": help})
+
+
+def parse_field(config: Any, name: str, text: str) -> Any:
+    """Turn the text of `--name text` into the kind of value that the field holds.
+
+    Numbers and words are themselves; a tuple is written with commas, such as `10,30,100`.
+
+    Raises:
+        ValueError: when the text cannot be read as that kind.
+    """
+    current = getattr(config, name)
+    parts = text.split(",") if isinstance(current, tuple) else [text]
+    example = current[0] if isinstance(current, tuple) else current
+    kind = type(example)
+    try:
+        values = [kind(part) for part in parts]
+    except ValueError:
+        wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        plural = f"{wanted}s separated by commas".replace("a whole ", "whole ").replace("a n", "n")
+        allowed = plural if isinstance(current, tuple) else wanted
+        raise ValueError(
+            f"--{name} {text!r} cannot be read: give {allowed}, such as {_show(current)}"
+        ) from None
+    return tuple(values) if isinstance(current, tuple) else values[0]
+
+
+def check_positive(config: Any, *names: str) -> None:
+    """Refuse a configuration in which one of these numbers, or tuples of them, is not > 0."""
+    for name in names:
+        value = getattr(config, name)
+        values = value if isinstance(value, tuple) else (value,)
+        if not values or not all(0 < v < math.inf for v in values):
+            raise ValueError(f"{name}={_show(value)}: must be greater than 0 and finite")
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,275 @@
+"""Teacher and student: three learning rules under one protocol, and as the seed ran them.
+
+Cai & Cheng (2022), figure 2: a 10-100-10 student, 512 samples, 10⁴ full-batch steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from metarl_lib.datasets import Split, TeacherStudent, teacher_student
+from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.training import Estimate, search, train, trained_params
+from metarl_lib.rules import Network, half_mse, node_perturbation, sgd, weight_perturbation
+from metarl_lib.rules.as_published import (
+    node_perturbation_as_coded,
+    weight_perturbation_as_published,
+)
+from metarl_lib.rules.network import Params
+from metarl_lib.runs import Row, Run, generator
+
+NAME = "teacher_student"
+RULES = ("sgd", "wp", "np")
+AS_CODED = ("sgd-as-coded", "wp-as-coded", "np-as-coded")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Fields of the teacher-student experiment."""
+
+    hidden: int = option(100, "hidden units of teacher and student")
+    num_train: int = option(512, "training samples")
+    num_test: int = option(512, "test samples")
+    noise: float = option(0.01, "standard deviation of the noise on the targets")
+    steps: int = option(10_000, "full-batch steps of each rule")
+    search_steps: int = option(2_500, "steps of the search for the learning rate")
+    learning_rates: tuple[float, ...] = option(
+        (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        "learning rates that the search tries, the same for each rule",
+    )
+    sigma: float = option(1e-3, "standard deviation of the corrected rules' noise")
+    init_std: float = option(1.0, "standard deviation of the student's initial weights")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "hidden", "num_train", "num_test", "steps", "search_steps")
+        check_positive(self, "learning_rates", "sigma", "init_std")
+
+
+PRESETS = {
+    "smoke": Config(
+        hidden=20, num_train=64, num_test=64, steps=60, search_steps=20, learning_rates=(1e-4, 1e-3)
+    ),
+    "book": Config(steps=2_000, search_steps=200),
+    "full": Config(),
+}
+
+
+def run(config: Config, run: Run) -> list[Row]:
+    """One seed: a teacher, a search on another teacher, then every rule and reference."""
+    rows = []
+    student = corrected_student(config)
+    data = draw_data(config, generator(run.seed, "tasks"), "relu")
+    other = draw_data(config, generator(run.seed, "tuning"), "relu")
+    initial = student.init(generator(run.seed, "init"), std=config.init_std)
+    for index, rule in enumerate(RULES):
+        rate = search(
+            run.stage(f"{rule}-search"),
+            corrected_estimate(rule, config, student, other.train),
+            initial,
+            config.learning_rates,
+            steps=config.search_steps,
+            generator=generator(run.seed, "tuning", index + 1),
+            score=partial(_mean_loss, student, other.test),
+        )
+        train(
+            run.stage(rule),
+            corrected_estimate(rule, config, student, data.train),
+            initial,
+            rate,
+            steps=config.steps,
+            generator=generator(run.seed, "actions", index),
+            measure=partial(_log_losses, student, {"train": data.train, "test": data.test}),
+        )
+        rows.append(_row(config, rule, "learning_rate", rate))
+    for index, variant in enumerate(AS_CODED):
+        protocol = as_coded(variant, config, run.seed)
+        train(
+            run.stage(variant),
+            protocol.estimate,
+            protocol.initial,
+            protocol.learning_rate,
+            steps=config.steps,
+            generator=generator(run.seed, "actions", 10 + index),
+            measure=protocol.measure,
+        )
+    tensors = run.tensors()
+    return rows + evaluate(config, run.seed, tensors)
+
+
+def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
+    """Final losses of every variant from its trained weights, and the references."""
+    rows = []
+    student = corrected_student(config)
+    data = draw_data(config, generator(seed, "tasks"), "relu")
+    splits = {"train": data.train, "test": data.test}
+    for rule in RULES:
+        final = _log_losses(student, splits, trained_params(tensors, rule))
+        rows += [_row(config, rule, metric, float(value)) for metric, value in final.items()]
+    for variant in AS_CODED:
+        final = as_coded(variant, config, seed).measure(trained_params(tensors, variant))
+        rows += [_row(config, variant, metric, float(value)) for metric, value in final.items()]
+    return rows + references(config, seed)
+
+
+def references(config: Config, seed: int) -> list[Row]:
+    """The zero predictor, the best constant, and the floor that mismatched test targets set."""
+    data = draw_data(config, generator(seed, "tasks"), "relu")
+    constant = data.train.y.mean(0, keepdim=True)
+    rows = []
+    for name, prediction in (("zero", torch.zeros_like(constant)), ("constant", constant)):
+        for split_name, split in (("train", data.train), ("test", data.test)):
+            error = half_mse(prediction.expand_as(split.y), split.y).mean()
+            rows.append(_row(config, name, f"log_{split_name}_loss", float(error.log())))
+    linear = forward_teacher(data.teacher, data.test.x)
+    floor = half_mse(torch.relu(linear), linear).mean()
+    rows.append(_row(config, "mismatch-floor", "log_test_loss", float(floor.log())))
+    return rows
+
+
+def corrected_student(config: Config) -> Network:
+    """The student of the paper's equations: ReLU on the output, as on the teacher's."""
+    return Network((10, config.hidden, 10), output_activation="relu")
+
+
+def draw_data(
+    config: Config, stream: torch.Generator, train_output: str, test_output: str | None = None
+) -> TeacherStudent:
+    """A teacher and its samples, in the sizes of the configuration."""
+    return teacher_student(
+        (10, config.hidden, 10),
+        config.num_train,
+        config.num_test,
+        config.noise,
+        generator=stream,
+        train_output=train_output,
+        test_output=test_output,
+    )
+
+
+def corrected_estimate(rule: str, config: Config, student: Network, data: Split) -> Estimate:
+    """The corrected rule as a function of parameters and noise; perturbations are antithetic."""
+
+    def estimate(params: Sequence[Tensor], stream: torch.Generator) -> Params:
+        if rule == "sgd":
+            return sgd(student, params, data.x, data.y, half_mse)
+        perturb = {"wp": weight_perturbation, "np": node_perturbation}[rule]
+        return perturb(
+            student,
+            params,
+            data.x,
+            data.y,
+            half_mse,
+            generator=stream,
+            antithetic=True,
+            sigma=config.sigma,
+        )
+
+    return estimate
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One rule as the seed's code runs it: its student, data, initial weights and rate."""
+
+    estimate: Estimate
+    initial: Params
+    learning_rate: float
+    measure: Callable[[Sequence[Tensor]], dict[str, Tensor]]
+
+
+def as_coded(variant: str, config: Config, seed: int) -> Protocol:
+    """The seed's three protocols, which differ in much more than the rule.
+
+    SGD: linear targets, student with biases and PyTorch's initial weights, loss without the
+    half, η = 10⁻³. WP and NP: training targets through a ReLU, test targets not, student
+    without output ReLU, N(0, 1) weights, η = 0.1 and σ = 1/(L_h L_y) for WP, η = 0.01 and
+    σ = 1/(N L_h L_y) for NP. All one-sided, one draw a step.
+    """
+    widths = (10, config.hidden, 10)
+    tasks = generator(seed, "tasks")
+    if variant == "sgd-as-coded":
+        student = Network(widths, bias=True)
+        data = draw_data(config, tasks, "linear")
+        splits = {"train": data.train, "test": data.test}
+
+        def mse_gradient(params: Sequence[Tensor], stream: torch.Generator) -> Params:
+            gradient = sgd(student, params, data.train.x, data.train.y, half_mse)
+            return [2 * g for g in gradient]
+
+        def measure_mse(params: Sequence[Tensor]) -> dict[str, Tensor]:
+            halves = _log_losses(student, splits, params)
+            return {name: value + math.log(2) for name, value in halves.items()}
+
+        return Protocol(mse_gradient, torch_default_init(student, seed), 1e-3, measure_mse)
+
+    student = Network(widths)
+    data = draw_data(config, tasks, "relu", test_output="linear")
+    matched = draw_data(config, generator(seed, "tasks"), "relu")
+    splits = {"train": data.train, "test": data.test, "matched_test": matched.test}
+    rule, rate, sigma = {
+        "wp-as-coded": (weight_perturbation_as_published, 0.1, 1 / (config.hidden * 10)),
+        "np-as-coded": (
+            node_perturbation_as_coded,
+            0.01,
+            1 / (config.num_train * config.hidden * 10),
+        ),
+    }[variant]
+
+    def perturb(params: Sequence[Tensor], stream: torch.Generator) -> Params:
+        return rule(
+            student, params, data.train.x, data.train.y, half_mse, generator=stream, sigma=sigma
+        )
+
+    initial = student.init(generator(seed, "init"), std=1.0)
+    return Protocol(perturb, initial, rate, partial(_log_losses, student, splits))
+
+
+def torch_default_init(network: Network, seed: int) -> Params:
+    """Uniform on ±1/√R_l for weights and biases: what `torch.nn.Linear` starts from."""
+    stream = generator(seed, "init")
+    params = []
+    for shape in network.shapes:
+        if len(shape) == 2:
+            bound = 1 / math.sqrt(shape[1])
+        params.append((2 * torch.rand(shape, generator=stream) - 1) * bound)
+    return params
+
+
+def forward_teacher(teacher: Sequence[Tensor], x: Tensor) -> Tensor:
+    """The teacher's output before the last ReLU."""
+    widths = (teacher[0].shape[1], *(w.shape[0] for w in teacher))
+    return Network(widths)(teacher, x)
+
+
+def _mean_loss(network: Network, split: Split, params: Sequence[Tensor]) -> Tensor:
+    return half_mse(network(params, split.x), split.y).mean(-1)
+
+
+def _log_losses(
+    network: Network, splits: Mapping[str, Split], params: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    return {
+        f"log_{name}_loss": _mean_loss(network, split, params).log()
+        for name, split in splits.items()
+    }
+
+
+def _row(config: Config, variant: str, metric: str, value: float) -> Row:
+    return {"variant": variant, "metric": metric, "value": value, "budget": config.steps}
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    page="book/learning_rules/02_teacher_student.md",
+    claim="SGD, WP and NP on a 10-100-10 teacher: the seed's figure 2, then one fair protocol",
+    presets=PRESETS,
+    cost={"smoke": "2 s", "book": "15 s", "full": "2 min"},
+    run=run,
+    evaluate=evaluate,
+)

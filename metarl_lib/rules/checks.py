@@ -1,0 +1,71 @@
+"""Refusals of bad input: each is one line that names the value, what is allowed and the fix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Widths must be at least two positive whole numbers."""
+    if len(widths) < 2 or any(not isinstance(r, int) or r < 1 for r in widths):
+        raise ValueError(
+            f"widths={tuple(widths)!r}: a network needs at least two positive whole numbers, "
+            "input first, such as (10, 100, 10)"
+        )
+
+
+def check_params(shapes: Sequence[tuple[int, ...]], params: Sequence[Tensor]) -> None:
+    """Every parameter must end in the shape that the widths ask for, so that layers chain."""
+    if len(params) != len(shapes):
+        raise ValueError(
+            f"{len(params)} parameters given, {len(shapes)} needed: the network's shapes are "
+            f"{list(shapes)}"
+        )
+    for index, (shape, param) in enumerate(zip(shapes, params, strict=True)):
+        if tuple(param.shape[param.ndim - len(shape) :]) != shape:
+            raise ValueError(
+                f"parameter {index} has shape {tuple(param.shape)}, which does not chain: "
+                f"the network's widths ask for {shape} (leading batch dimensions are allowed)"
+            )
+
+
+def check_inputs(x: Tensor, width: int) -> None:
+    """Inputs must be finite and as wide as the network's first layer."""
+    if x.ndim < 2 or x.shape[-1] != width:
+        raise ValueError(
+            f"x has shape {tuple(x.shape)}: the network reads [samples, {width}]; "
+            "reshape x or change widths[0]"
+        )
+    check_finite("x", x)
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """A data tensor must hold neither NaN nor infinity."""
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).sum())
+        raise ValueError(
+            f"{name} holds {bad} NaN or infinite values: only finite numbers are allowed; "
+            "remove or impute them first"
+        )
+
+
+def check_perturbation(draws: int, sigma: float) -> None:
+    """The number of draws must be a positive whole number, sigma a positive number."""
+    if not isinstance(draws, int) or draws < 1:
+        raise ValueError(f"draws={draws!r}: the number of noise draws must be a whole number >= 1")
+    if not 0 < sigma < float("inf"):
+        raise ValueError(
+            f"sigma={sigma!r}: the standard deviation of the noise must be a positive number, "
+            "such as 1e-3"
+        )
+
+
+def look_up(kind: str, name: str | None, table: dict) -> object:
+    """The entry called `name`, or one line that lists the names there are."""
+    if name not in table:
+        allowed = ", ".join(repr(key) for key in table)
+        raise ValueError(f"{kind}={name!r} is unknown: choose one of {allowed}")
+    return table[name]

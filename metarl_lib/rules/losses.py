@@ -1,0 +1,64 @@
+"""Losses: one value per sample, so that a rule may use the error of each sample by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""`loss(outputs [*, N, R_L], targets) -> [*, N]`."""
+
+
+def half_mse(
+    outputs: Float[Tensor, "*batch N R"], targets: Float[Tensor, "*#batch N R"]
+) -> Float[Tensor, "*batch N"]:
+    """Half mean squared error, e_i = ‖x_i − y_i‖² / (2 R_L): Cai & Cheng (2022), eq. 2."""
+    if targets.shape[-2:] != outputs.shape[-2:]:
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}, outputs {tuple(outputs.shape)}: "
+            "the last two, samples and units, must agree"
+        )
+    return 0.5 * (outputs - targets).square().mean(-1)
+
+
+def cross_entropy(
+    outputs: Float[Tensor, "*batch N C"], targets: Shaped[Tensor, "..."]
+) -> Float[Tensor, "*batch N"]:
+    """Cross-entropy in nats, e_i = −Σ_r y_ir log p_ir with p_i = softmax(x_i).
+
+    This is Cai & Cheng (2022), eq. 3, with the indices put right (see the page *Gradient and
+    perturbation rules*).
+
+    Args:
+        outputs: logits.
+        targets: whole-number labels `[*, N]` from 0 to C − 1, or probabilities `[*, N, C]`.
+    """
+    log_p = torch.log_softmax(outputs, dim=-1)
+    if targets.is_floating_point():
+        return -(targets * log_p).sum(-1)
+    labels = targets.expand(outputs.shape[:-1]).unsqueeze(-1)
+    return -log_p.gather(-1, labels).squeeze(-1)
+
+
+def half_mse_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
+    """∂e_i/∂x_i of `half_mse`: (x_i − y_i) / R_L."""
+    return (outputs - targets) / outputs.shape[-1]
+
+
+def cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
+    """∂e_i/∂x_i of `cross_entropy`: p_i Σ_r y_ir − y_i, which is p_i − y_i for a distribution."""
+    p = torch.softmax(outputs, dim=-1)
+    if not targets.is_floating_point():
+        one_hot = torch.nn.functional.one_hot(targets, outputs.shape[-1])
+        targets = one_hot.to(outputs.dtype)
+    return p * targets.sum(-1, keepdim=True) - targets
+
+
+LOSS_GRADIENTS: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
+    half_mse: half_mse_gradient,
+    cross_entropy: cross_entropy_gradient,
+}
+"""∂e_i/∂x_i of each loss, for the backward pass that is written out by hand."""

@@ -129,6 +129,7 @@ def execute_pages(cache_path: Path, config: dict, workers: int) -> tuple[dict[st
                 cwd=str((ROOT / name).parent),
                 timeout=config["execute"]["timeout"],
                 allow_errors=False,
+                extra_arguments=["--log-level=ERROR"],
             ): name
             for name, notebook in waiting.items()
         }

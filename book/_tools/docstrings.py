@@ -39,6 +39,14 @@ def process(
             literal = indent
 
 
+def skip(
+    app: Sphinx, what: str, name: str, item: object, skipped: bool, options: object
+) -> bool | None:
+    """Leave out the fields of a named tuple: all there is to say of them is their number."""
+    return True if type(item).__name__ == "_tuplegetter" else None
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-skip-member", skip)
     app.connect("autodoc-process-docstring", process, priority=400)  # before napoleon
     return {"parallel_read_safe": True}

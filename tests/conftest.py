@@ -1,0 +1,20 @@
+"""What every test shares: shapes are checked at run time, one thread, no window."""
+
+import sys
+from pathlib import Path
+
+import matplotlib
+import torch
+from jaxtyping import install_import_hook
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# The shapes in the signatures of the library are checked in the tests, and only here. The hook
+# has to be there before the library is imported for the first time.
+install_import_hook("metarl_lib", "beartype.beartype")
+
+# The tools of the book are scripts, not a package.
+sys.path.insert(0, str(ROOT / "book" / "_tools"))
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)

@@ -161,13 +161,8 @@ class Run:
         return pd.DataFrame(self._metrics, columns=["step", "name", "value"])
 
     def tensors(self) -> dict[str, Tensor]:
-        """What every stage's last checkpoint holds, under `stage.key`; streams left out."""
-        collected = {}
-        for name in self._state["stages"]:
-            for key, tensor in self.stage(name).tensors.items():
-                if key != "generator":
-                    collected[f"{name}.{key}"] = tensor
-        return collected
+        """What the last checkpoint of every stage holds, under `stage.key`."""
+        return stage_tensors(self.folder)
 
     def save(self) -> None:
         """Write the metrics, then the state that says how many of them count."""
@@ -273,6 +268,17 @@ class Stage:
                 f"{self.name} diverged at step {step}: {', '.join(bad)}; last good checkpoint: "
                 f"{kept} (step {self.step}); use a smaller learning rate"
             )
+
+
+def stage_tensors(folder: Path) -> dict[str, Tensor]:
+    """Every stage's last tensors in a run folder, under `stage.key`; random streams left out."""
+    collected = {}
+    for name, record in read_json(folder / "state.json")["stages"].items():
+        if record["file"] is not None:
+            for key, tensor in load_file(folder / record["file"]).items():
+                if key != "generator":
+                    collected[f"{name}.{key}"] = tensor
+    return collected
 
 
 def provenance(experiment: str, config: Any, scale: str, seed: int) -> dict[str, Any]:

@@ -1,9 +1,13 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
-from metarl_lib.experiments import digits, teacher_student
+from metarl_lib.experiments import digits, perturbation_noise, teacher_student
 from metarl_lib.experiments.base import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
     experiment.name: experiment
-    for experiment in (teacher_student.EXPERIMENT, digits.EXPERIMENT)
+    for experiment in (
+        teacher_student.EXPERIMENT,
+        digits.EXPERIMENT,
+        perturbation_noise.EXPERIMENT,
+    )
 }

@@ -40,7 +40,7 @@ class Config:
     steps: int = option(10_000, "full-batch steps of each rule")
     search_steps: int = option(2_500, "steps of the search for the learning rate")
     learning_rates: tuple[float, ...] = option(
-        (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+        (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0),
         "learning rates that the search tries, the same for each rule",
     )
     sigma: float = option(1e-3, "standard deviation of the corrected rules' noise")

@@ -1,0 +1,277 @@
+"""From run folders to published results, and from those to tables and the claims ledger."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from safetensors.torch import load_file, save_file
+from scipy import stats
+from torch import Tensor
+
+from metarl_lib.runs import read_json, stage_tensors, write_atomically, write_json
+
+PACKAGE = Path(__file__).resolve().parent
+CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
+OPTIONAL_CLAIM_FIELDS = {"variant", "reference", "tolerance", "better", "note", "why"}
+
+
+def results_folder() -> Path:
+    """`book/_results` of this checkout, or the copy that ships inside the installed package."""
+    checkout = PACKAGE.parent / "book" / "_results"
+    return checkout if checkout.is_dir() else PACKAGE / "_results"
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean and 95 % interval of the mean over seeds, by Student's t; one value has no width.
+
+    Returns:
+        mean, low, high.
+
+    Raises:
+        ValueError: for no values, or values that are not finite.
+    """
+    numbers = np.asarray(values, dtype=float)
+    if numbers.size == 0 or not np.isfinite(numbers).all():
+        raise ValueError(f"values={list(values)}: need at least one number, all of them finite")
+    mean = float(numbers.mean())
+    if numbers.size == 1:
+        return mean, mean, mean
+    half = stats.t.ppf(0.975, numbers.size - 1) * stats.sem(numbers)
+    return mean, float(mean - half), float(mean + half)
+
+
+def summarise(rows: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """One line per `keys`, with `mean`, `low`, `high` and `seeds` of the column `value`."""
+    lines = []
+    for key, group in rows.groupby(list(keys), sort=False):
+        mean, low, high = mean_interval(group["value"].tolist())
+        line = dict(zip(keys, key, strict=True))
+        lines.append(line | {"mean": mean, "low": low, "high": high, "seeds": len(group)})
+    return pd.DataFrame(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A published experiment, as the pages read it.
+
+    Attributes:
+        summary: rows `{variant, metric, mean, low, high, seeds, budget, scale}`.
+        seeds: the single values behind them, `{variant, metric, seed, value}`.
+        curves: `{variant, metric, step, mean, low, high, seeds}`; empty where nothing was logged.
+        provenance: one record per run.
+        config: the configuration's fields.
+    """
+
+    name: str
+    summary: pd.DataFrame
+    seeds: pd.DataFrame
+    curves: pd.DataFrame
+    provenance: list[dict[str, Any]]
+    config: dict[str, Any]
+
+    def row(self, variant: str, metric: str) -> pd.Series:
+        """The summary of one number.
+
+        Raises:
+            KeyError: when it was not published; lists what was.
+        """
+        found = self.summary.query("variant == @variant and metric == @metric")
+        if len(found) != 1:
+            have = sorted(set(self.summary["variant"] + " " + self.summary["metric"]))
+            raise KeyError(f"{self.name} publishes no {variant} {metric}; it has {have}")
+        return found.iloc[0]
+
+    def text(self, variant: str, metric: str, form: str = ".2f", factor: float = 1.0) -> str:
+        """`mean [low, high]` of one number, for prose and tables."""
+        row = self.row(variant, metric)
+        mean, low, high = (format(row[key] * factor, form) for key in ("mean", "low", "high"))
+        return f"{mean} [{low}, {high}]"
+
+    def against(self, metric: str) -> pd.DataFrame:
+        """The rows of `metric@x`, with `x` as a number, ready to plot against it."""
+        rows = self.summary[self.summary["metric"].str.startswith(f"{metric}@")].copy()
+        rows["x"] = rows["metric"].str.split("@").str[1].astype(float)
+        return rows.sort_values("x", kind="stable")
+
+    def source(self) -> str:
+        """Where the numbers come from, in one line for captions and tables."""
+        first = self.provenance[0]
+        cpu = sum(record["cpu_seconds"] for record in self.provenance) / 60
+        seeds = len(self.provenance)
+        scale = self.summary["scale"].iloc[0]
+        return (
+            f"{self.name}, {scale} scale, {seeds} seed{'s' * (seeds != 1)}, "
+            f"{cpu:.0f} CPU minutes, configuration {first['hash']}"
+        )
+
+
+def load_published(name: str, folder: Path | None = None) -> Published:
+    """Read `book/_results/<name>`.
+
+    Raises:
+        FileNotFoundError: when nothing is published under that name.
+    """
+    root = folder or results_folder()
+    path = root / name
+    if not (path / "summary.json").exists():
+        have = sorted(p.parent.name for p in root.glob("*/summary.json"))
+        raise FileNotFoundError(f"no published results for {name!r}; there are {have}")
+    record = read_json(path / "provenance.json")
+    curves = path / "curves.csv"
+    return Published(
+        name,
+        pd.DataFrame(read_json(path / "summary.json")),
+        pd.read_csv(path / "seeds.csv"),
+        pd.read_csv(curves) if curves.exists() else pd.DataFrame(),
+        record["runs"],
+        record["config"],
+    )
+
+
+def publish(runs: Sequence[Path], folder: Path) -> Path:
+    """Copy the small results of finished runs of one experiment to `folder/<experiment>/`.
+
+    Written are `summary.json` (means and 95 % intervals over seeds), `seeds.csv`, `curves.csv`,
+    `provenance.json`, and `checkpoint.safetensors` with the last tensors of the lowest seed.
+
+    Returns:
+        The folder that was written.
+
+    Raises:
+        ValueError: for no runs, an unfinished one, two of one seed, or runs whose
+            configurations differ; nothing is written then.
+    """
+    headers = [_read_header(path) for path in runs]
+    if not headers:
+        raise ValueError("no run folders given: name at least one finished run")
+    kinds = {(h["experiment"], h["hash"], h["scale"]) for h in headers}
+    if len(kinds) > 1:
+        listed = "; ".join(sorted(" ".join(kind) for kind in kinds))
+        raise ValueError(f"the runs differ in experiment, configuration or scale: {listed}")
+    seeds = [h["seed"] for h in headers]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds={sorted(seeds)}: each seed may be published once")
+    order = np.argsort(seeds)
+    runs, headers = [runs[i] for i in order], [headers[i] for i in order]
+
+    results = pd.concat(
+        [
+            pd.DataFrame(read_json(path / "results.json")).assign(seed=header["seed"])
+            for path, header in zip(runs, headers, strict=True)
+        ]
+    )
+    summary = summarise(results, ["variant", "metric", "budget"])
+    summary["scale"] = headers[0]["scale"]
+    target = folder / headers[0]["experiment"]
+    columns = ["variant", "metric", "mean", "low", "high", "seeds", "budget", "scale"]
+    single = results[["variant", "metric", "seed", "value"]]
+    _write_csv(target / "seeds.csv", single)
+    _publish_curves(runs, target / "curves.csv")
+    tensors = stage_tensors(runs[0])
+    if tensors:
+        write_atomically(target / "checkpoint.safetensors", lambda path: save_file(tensors, path))
+    write_json(
+        target / "provenance.json",
+        {
+            "experiment": headers[0]["experiment"],
+            "hash": headers[0]["hash"],
+            "config": headers[0]["config"],
+            "checkpoint_seed": headers[0]["seed"],
+            "runs": [read_json(path / "provenance.json") for path in runs],
+        },
+    )
+    write_json(target / "summary.json", summary[columns].to_dict("records"))
+    return target
+
+
+def load_claims(folder: Path | None = None) -> list[dict[str, Any]]:
+    """The claims of the source documents, from `claims.yaml`.
+
+    Raises:
+        ValueError: for a claim with a missing or unknown field.
+    """
+    claims = yaml.safe_load(((folder or results_folder()) / "claims.yaml").read_text())
+    for claim in claims:
+        missing = CLAIM_FIELDS - claim.keys()
+        unknown = claim.keys() - CLAIM_FIELDS - OPTIONAL_CLAIM_FIELDS
+        if missing or unknown:
+            raise ValueError(
+                f"claim {claim.get('id')!r}: missing {sorted(missing)}, unknown {sorted(unknown)}"
+            )
+    return claims
+
+
+def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
+    """Compare a claim with the interval that was measured.
+
+    `reproduced` when the claimed value lies in the 95 % interval, widened on both sides by the
+    claim's `tolerance` (what reading a figure and one unseeded run leave open); otherwise
+    `better` when the whole interval lies on the side that `better` names (`lower` or
+    `higher`), else `not reproduced`. A claim with a `why` cannot be checked.
+    """
+    if claim.get("why"):
+        return f"cannot be checked: {claim['why']}"
+    if measured is None:
+        return "cannot be checked: nothing is published yet"
+    tolerance = claim.get("tolerance", 0.0)
+    low, high, value = measured["low"] - tolerance, measured["high"] + tolerance, claim["value"]
+    if low <= value <= high:
+        return "reproduced"
+    better = claim.get("better")
+    if (better == "lower" and high < value) or (better == "higher" and low > value):
+        return "better"
+    return "not reproduced"
+
+
+def ledger(folder: Path | None = None) -> pd.DataFrame:
+    """Every claim beside what we measured, with a verdict."""
+    lines = []
+    for claim in load_claims(folder):
+        measured = None
+        if not claim.get("why"):
+            published = load_published(claim["experiment"], folder)
+            measured = published.row(claim["variant"], claim["metric"])
+        line = {key: claim[key] for key in ("id", "source", "statement", "value", "experiment")}
+        line["variant"], line["metric"] = claim.get("variant", ""), claim["metric"]
+        for key in ("mean", "low", "high", "seeds", "budget", "scale"):
+            line[key] = None if measured is None else measured[key]
+        line["verdict"] = verdict(claim, measured)
+        line["note"] = claim.get("note", "")
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def load_checkpoint(name: str, folder: Path | None = None) -> dict[str, Tensor]:
+    """The tensors published beside an experiment's results."""
+    return load_file((folder or results_folder()) / name / "checkpoint.safetensors")
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path} is not a run folder: it has no config.json")
+    if not (path / "results.json").exists():
+        raise ValueError(f"{path} is not finished: continue it with metarl run --resume {path}")
+    header: dict[str, Any] = read_json(path / "config.json")
+    return header
+
+
+def _publish_curves(runs: Sequence[Path], target: Path) -> None:
+    tables = [pd.read_parquet(p) for run in runs if (p := run / "metrics.parquet").exists()]
+    if not tables:
+        target.unlink(missing_ok=True)
+        return
+    rows = pd.concat(tables)
+    rows[["variant", "metric"]] = rows["name"].str.split("/", n=1, expand=True)
+    _write_csv(target, summarise(rows, ["variant", "metric", "step"]))
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_atomically(
+        path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g")
+    )

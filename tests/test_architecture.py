@@ -16,7 +16,7 @@ SERVICE = {"runs", "report", "plots"}
 # Floor -> the floors below it that it may see. Every module may see its own floor.
 MAY_SEE: dict[str, set[str]] = {
     **{floor: set() for floor in GROUND},
-    **{floor: SERVICE for floor in SERVICE},
+    **dict.fromkeys(SERVICE, SERVICE),
     "envs": {"datasets", "rules"},
     "algos": {"envs", "cores"},
     "experiments": (SCIENCE | SERVICE) - {"experiments"},

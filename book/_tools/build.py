@@ -9,6 +9,7 @@ finds every page already executed.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
@@ -16,8 +17,10 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -33,7 +36,16 @@ from pages import ROOT, notebook_pages
 SCALES = ("smoke", "book", "full")
 CACHES = ROOT / "_build" / ".jupyter_cache"
 KEPT_CACHES = 4
+STATE = "state.json"  # beside the HTML: what it was built from, and how long its pages took
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True)
+class Book:
+    """A built book: its HTML, and the seconds each page took to execute."""
+
+    html: Path
+    seconds: dict[str, float]
 
 
 def digest(paths: Iterable[Path], *words: str) -> str:
@@ -65,6 +77,14 @@ def book_key(scale: str) -> str:
     """What the whole built book depends on."""
     paths = [*files_below("book"), ROOT / "_config.yml", ROOT / "_toc.yml"]
     return digest(paths, cache_key(scale))
+
+
+def built_book(out: Path, scale: str) -> Book | None:
+    """The book in `out`, or None unless it was built from what there is now."""
+    state = out.parent / STATE
+    record = json.loads(state.read_text(encoding="utf-8")) if state.exists() else {}
+    fresh = record.get("key") == book_key(scale) and record["html"] == out.name
+    return Book(out, record["seconds"]) if fresh else None
 
 
 def read_config() -> dict:
@@ -107,7 +127,7 @@ def failure(page: str, result: ExecutionResult) -> str:
 
 
 def execute_pages(cache_path: Path, config: dict, workers: int) -> tuple[dict[str, float], int]:
-    """Execute the pages that the cache does not hold; return each page's seconds and the failures."""
+    """Execute what the cache does not hold; return each page's seconds and how many failed."""
     cache = get_cache(str(cache_path))
     seconds: dict[str, float] = {}
     waiting: dict[str, NotebookNode] = {}
@@ -177,6 +197,14 @@ def typeset(out: Path, cache_path: Path, config: dict) -> bool:
     return result == 0
 
 
+def remove_leftovers(out: Path) -> None:
+    """Take away what Sphinx would leave of pages that are gone and of modules that changed."""
+    shutil.rmtree(out / "_modules", ignore_errors=True)
+    for path in out.glob("book/**/*.html"):
+        if not (ROOT / path.relative_to(out)).with_suffix(".md").exists():
+            path.unlink()
+
+
 def forget_old_caches(current: Path) -> None:
     current.touch()
     caches = sorted(CACHES.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
@@ -184,25 +212,20 @@ def forget_old_caches(current: Path) -> None:
         shutil.rmtree(path)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--scale", choices=SCALES, default="book")
-    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "html")
-    parser.add_argument("--workers", type=int, default=2, help="pages executed at a time")
-    args = parser.parse_args(argv)
-    out = args.out.absolute()
+def build(scale: str, out: Path, workers: int) -> int:
+    """Execute and typeset; return the exit status."""
     start = time.perf_counter()
 
-    os.environ.update(METARL_SCALE=args.scale, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    os.environ.update(METARL_SCALE=scale, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
     os.environ.pop("MPLBACKEND", None)  # a page draws with the kernel's own backend
-    key = book_key(args.scale)
-    cache_path = CACHES / cache_key(args.scale)
-    state = out.parent / "state.json"
+    key = book_key(scale)
+    cache_path = CACHES / cache_key(scale)
+    state = out.parent / STATE
     state.unlink(missing_ok=True)
 
     config = read_config()
-    print(f"Executing the pages at scale '{args.scale}'", flush=True)
-    seconds, failed = execute_pages(cache_path, config, args.workers)
+    print(f"Executing the pages at scale '{scale}'", flush=True)
+    seconds, failed = execute_pages(cache_path, config, workers)
     forget_old_caches(cache_path)
     if failed:
         print(f"{failed} of {failed + len(seconds)} pages failed", file=sys.stderr)
@@ -210,6 +233,7 @@ def main(argv: list[str] | None = None) -> int:
 
     held = len(get_cache(str(cache_path)).list_cache_records())
     print("Typesetting", flush=True)
+    remove_leftovers(out)
     if not typeset(out, cache_path, config):
         # Sphinx warns about a page only when it reads it: make it read them all the next time.
         shutil.rmtree(out.parent / ".doctrees", ignore_errors=True)
@@ -219,10 +243,29 @@ def main(argv: list[str] | None = None) -> int:
         print("Jupyter Book executed a page that was executed before", file=sys.stderr)
         return 1
 
-    record = {"key": key, "scale": args.scale, "seconds": seconds}
+    record = {"key": key, "html": out.name, "scale": scale, "seconds": seconds}
     state.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{out / 'index.html'} is ready after {time.perf_counter() - start:.0f} s")
     return 0
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Wait until no other build of this tree is at work: they share the executed pages."""
+    CACHES.mkdir(parents=True, exist_ok=True)
+    with (CACHES.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--scale", choices=SCALES, default="book")
+    parser.add_argument("--out", type=Path, default=ROOT / "_build" / "html")
+    parser.add_argument("--workers", type=int, default=2, help="pages executed at a time")
+    args = parser.parse_args(argv)
+    with one_at_a_time():
+        return build(args.scale, args.out.absolute(), args.workers)
 
 
 if __name__ == "__main__":

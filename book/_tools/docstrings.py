@@ -1,4 +1,4 @@
-"""A small Sphinx extension: docstrings are written as plain text, and Sphinx reads reStructuredText.
+"""A small Sphinx extension: our docstrings are plain text, and Sphinx reads reStructuredText.
 
 Between the two stand single backticks, which here mean code, and the signs `_`, `*` and `|` of a
 formula such as e_+, which must not open a link or an emphasis.

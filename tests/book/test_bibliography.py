@@ -29,8 +29,7 @@ def mismatches(texts: dict[str, str], bibliography: str) -> list[str]:
 
 def test_citations_and_entries_agree() -> None:
     texts = {
-        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
-        for path in pages.text_pages()
+        str(path.relative_to(ROOT)): path.read_text(encoding="utf-8") for path in pages.text_pages()
     }
     bibliography = (ROOT / "book" / "references.bib").read_text(encoding="utf-8")
     assert mismatches(texts, bibliography) == []

@@ -13,11 +13,25 @@ OPENING = ["What you will learn", "What you need", "What it costs"]
 CLOSING = ["Exercises", "Summary", "References"]
 
 
+def outside_fences(text: str) -> str:
+    """The text without what stands between fences, be it code or a directive."""
+    kept, fence = [], ""
+    for line in text.splitlines():
+        mark = re.match(r"(`{3,}|~{3,})(.*)", line)
+        if fence:
+            if mark and mark[1].startswith(fence) and not mark[2].strip():
+                fence = ""
+        elif mark:
+            fence = mark[1]
+        else:
+            kept.append(line)
+    return "\n".join(kept)
+
+
 def headings(text: str) -> list[tuple[int, str]]:
-    """The level and the words of each heading outside of code."""
-    prose = re.sub(r"^(`{3,}|:{3,})\{code-cell\}.*?^\1\s*$", "", text, flags=re.DOTALL | re.MULTILINE)
-    prose = re.sub(r"^```\w*\n.*?^```\s*$", "", prose, flags=re.DOTALL | re.MULTILINE)
-    return [(len(h), words.strip()) for h, words in re.findall(r"^(#+) (.+)$", prose, re.MULTILINE)]
+    """The level and the words of each heading."""
+    found = re.findall(r"^(#+) (.+)$", outside_fences(text), re.MULTILINE)
+    return [(len(signs), words.strip()) for signs, words in found]
 
 
 def solutions(text: str) -> dict[str, str]:
@@ -25,9 +39,7 @@ def solutions(text: str) -> dict[str, str]:
     opening, closing = r"^(`{3,})\{solution-start\} *(\S+)", r"^`{3,}\{solution-end\}"
     return {
         match.group(2): match.group(3)
-        for match in re.finditer(
-            rf"{opening}(.*?){closing}", text, flags=re.DOTALL | re.MULTILINE
-        )
+        for match in re.finditer(rf"{opening}(.*?){closing}", text, flags=re.DOTALL | re.MULTILINE)
     }
 
 
@@ -205,7 +217,11 @@ def test_a_good_page_passes() -> None:
         ("Done.", "```{figure} a.png\n```", "no :alt:"),
         ("{solution-start} ex-2", "{solution-start} ex-3", "ex-2 has no solution"),
         ("```{code-cell} ipython3\n2\n```", "Two.", "solution of ex-2 is not executed"),
-        ("## What you will learn", "```{code-cell}\n1\n```\n\n## What you will learn", "setup cell"),
+        (
+            "## What you will learn",
+            "```{code-cell}\n1\n```\n\n## What you will learn",
+            "setup cell",
+        ),
     ],
 )
 def test_a_fault_is_found(old: str, new: str, words: str) -> None:

@@ -27,9 +27,7 @@ def mismatches(toc: dict, root: Path) -> list[str]:
     there = {path.relative_to(root).with_suffix("").as_posix() for path in pages.text_pages(root)}
     found = [f"{name} is listed, but there is no such page" for name in listed if name not in there]
     found += [f"{name} is a page that is not listed" for name in sorted(there - set(listed))]
-    found += [
-        f"{name} is listed twice" for name in sorted({n for n in listed if listed.count(n) > 1})
-    ]
+    found += [f"{name} is listed {n} times" for name, n in Counter(listed).items() if n > 1]
     return found
 
 

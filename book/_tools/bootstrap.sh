@@ -38,7 +38,7 @@ fi
 
 touch "$unfinished"
 echo "Installing the project with [$extras] into $venv; the first time takes some minutes."
-"$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$extras]" ||
+"$venv/bin/python" -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[$extras]" ||
     stop "pip could not install the project (its own message is above); mend the cause and run the same command again"
 rm "$unfinished"
 touch "$@"

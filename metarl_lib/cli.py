@@ -48,12 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, extra = build_parser().parse_known_args(arguments)
         action: Callable[[argparse.Namespace, list[str]], int] = options.action
         return action(options, extra)
-    except (UsageError, ValueError, FileExistsError, FileNotFoundError) as error:
-        print(f"metarl: {_one_line(error)}", file=sys.stderr)
-        return 2
     except (DivergenceError, ConnectionError) as error:
         print(f"metarl: {_one_line(error)}", file=sys.stderr)
         return 1
+    except (UsageError, ValueError, OSError) as error:
+        print(f"metarl: {_one_line(error)}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("metarl: stopped; continue with --resume", file=sys.stderr)
         return 130

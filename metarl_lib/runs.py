@@ -111,8 +111,6 @@ class Run:
             raise FileExistsError(
                 f"{folder} is not empty: choose another --out, or continue it with --resume"
             )
-        run = cls(folder, experiment, config, scale, seed)
-        write_json(folder / "provenance.json", provenance(experiment, config, scale, seed))
         write_json(
             folder / "config.json",
             {
@@ -123,12 +121,15 @@ class Run:
                 "config": dataclasses.asdict(config),
             },
         )
-        run.save()
-        return run
+        return cls.resume(folder, experiment, config)
 
     @classmethod
     def resume(cls, folder: Path, experiment: str, config: Any) -> Run:
-        """Open a run folder at its last checkpoint."""
+        """Open a run folder at its last checkpoint, or at the start when it has none.
+
+        Raises:
+            ValueError: when the folder belongs to another configuration.
+        """
         header = read_json(folder / "config.json")
         if header["hash"] != config_hash(experiment, config):
             raise ValueError(
@@ -136,6 +137,11 @@ class Run:
                 "it cannot be resumed; start a new run"
             )
         run = cls(folder, experiment, config, header["scale"], header["seed"])
+        if not (folder / "provenance.json").exists():
+            record = provenance(experiment, config, run.scale, run.seed)
+            write_json(folder / "provenance.json", record)
+        if not (folder / "state.json").exists():
+            run.save()
         run._state = read_json(folder / "state.json")
         if run._state["rows"]:
             metrics = pd.read_parquet(folder / "metrics.parquet")[: run._state["rows"]]
@@ -285,7 +291,7 @@ def provenance(experiment: str, config: Any, scale: str, seed: int) -> dict[str,
     """Where a result comes from: code, versions, hardware, command and start time."""
     return {
         "command": f"metarl run {experiment} --scale {scale} --seed {seed}",
-        "argv": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "argv": [_portable(word) for word in sys.argv],
         "experiment": experiment,
         "hash": config_hash(experiment, config),
         **_code_version(),
@@ -301,6 +307,12 @@ def provenance(experiment: str, config: Any, scale: str, seed: int) -> dict[str,
         },
         "start": _now(),
     }
+
+
+def _portable(word: str) -> str:
+    """A word of the command line; of an absolute path, only the last part."""
+    flag, equals, value = word.rpartition("=")
+    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _now() -> str:

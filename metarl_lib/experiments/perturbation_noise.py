@@ -56,6 +56,11 @@ class Config:
         check_positive(self, "draw_counts", "widths", "variance_draws", "variance_samples")
         check_positive(self, "linear_widths", "stability_samples", "stability_steps", "rates")
         check_positive(self, "stability_widths", "lives")
+        if max(self.linear_widths) > self.stability_samples:
+            raise ValueError(
+                f"linear_widths={self.linear_widths}: must be at most stability_samples="
+                f"{self.stability_samples}, or the inputs cannot be white"
+            )
 
 
 PRESETS = {

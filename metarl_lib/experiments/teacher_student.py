@@ -49,6 +49,8 @@ class Config:
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "num_train", "num_test", "steps", "search_steps")
         check_positive(self, "learning_rates", "sigma", "init_std")
+        if not 0 <= self.noise < math.inf:
+            raise ValueError(f"noise={self.noise}: must be a finite number >= 0")
 
 
 PRESETS = {

@@ -35,12 +35,33 @@ def cross_entropy(
     Args:
         outputs: logits.
         targets: whole-number labels `[*, N]` from 0 to C − 1, or probabilities `[*, N, C]`.
+
+    Raises:
+        ValueError: for targets of another shape, or labels out of range.
     """
+    _check_classes(outputs, targets)
     log_p = torch.log_softmax(outputs, dim=-1)
     if targets.is_floating_point():
         return -(targets * log_p).sum(-1)
     labels = targets.expand(outputs.shape[:-1]).unsqueeze(-1)
     return -log_p.gather(-1, labels).squeeze(-1)
+
+
+def _check_classes(outputs: Tensor, targets: Tensor) -> None:
+    samples, classes = outputs.shape[-2:]
+    wanted = (samples, classes) if targets.is_floating_point() else (samples,)
+    if tuple(targets.shape[-len(wanted) :]) != wanted:
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}, outputs {tuple(outputs.shape)}: whole "
+            f"numbers must end in ({samples},), probabilities in ({samples}, {classes})"
+        )
+    if not targets.is_floating_point():
+        low, high = (int(value) for value in targets.aminmax())
+        if low < 0 or high >= classes:
+            raise ValueError(
+                f"targets hold labels from {low} to {high}: they must lie between 0 and "
+                f"{classes - 1}, one for each output"
+            )
 
 
 def half_mse_gradient(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -217,6 +217,8 @@ def build(scale: str, out: Path, workers: int) -> int:
     start = time.perf_counter()
 
     os.environ.update(METARL_SCALE=scale, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
+    # torch loads tqdm, which warns in a kernel without widgets; no page has a widget.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:IProgress not found")
     os.environ.pop("MPLBACKEND", None)  # a page draws with the kernel's own backend
     key = book_key(scale)
     cache_path = CACHES / cache_key(scale)

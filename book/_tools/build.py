@@ -69,7 +69,7 @@ def files_below(*folders: str) -> list[Path]:
 def cache_key(scale: str) -> str:
     """What the numbers on a page depend on, besides the page's own code."""
     python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    paths = [*files_below("metarl_lib", "book/_results"), ROOT / "constraints.txt"]
+    paths = [*files_below("metarl_lib", "book/_results"), ROOT / "constraints.txt", Path(__file__)]
     return digest(paths, scale, python)
 
 
@@ -179,7 +179,12 @@ def typeset(out: Path, cache_path: Path, config: dict) -> bool:
     config["execute"].update(execute_notebooks="cache", cache=str(cache_path))
     out.parent.mkdir(parents=True, exist_ok=True)
     path_config = out.parent / "config.yml"
-    path_config.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(config, allow_unicode=True)
+    if not path_config.exists() or path_config.read_text(encoding="utf-8") != text:
+        # The library has changed, so Sphinx reads all pages again. The listings of the library's
+        # source it would only renew by file times, which a checkout does not keep.
+        shutil.rmtree(out / "_modules", ignore_errors=True)
+        path_config.write_text(text, encoding="utf-8")
     result = build_sphinx(
         ROOT,
         out,
@@ -198,8 +203,7 @@ def typeset(out: Path, cache_path: Path, config: dict) -> bool:
 
 
 def remove_leftovers(out: Path) -> None:
-    """Take away what Sphinx would leave of pages that are gone and of modules that changed."""
-    shutil.rmtree(out / "_modules", ignore_errors=True)
+    """Take away what Sphinx would leave of pages that are gone."""
     for path in out.glob("book/**/*.html"):
         if not (ROOT / path.relative_to(out)).with_suffix(".md").exists():
             path.unlink()

@@ -16,7 +16,7 @@ def wp_relative_variance(network: Network) -> float:
 
     ĝ = (G·n) n with n standard normal in P dimensions, and E[(G·n)² ‖n‖²] = (P + 2) ‖G‖².
     """
-    return network.num_weights + 1
+    return network.num_weights + 1.0
 
 
 def np_relative_variance(

@@ -16,11 +16,7 @@ def half_mse(
     outputs: Float[Tensor, "*batch N R"], targets: Float[Tensor, "*#batch N R"]
 ) -> Float[Tensor, "*batch N"]:
     """Half mean squared error, e_i = ‖x_i − y_i‖² / (2 R_L): Cai & Cheng (2022), eq. 2."""
-    if targets.shape[-2:] != outputs.shape[-2:]:
-        raise ValueError(
-            f"targets have shape {tuple(targets.shape)}, outputs {tuple(outputs.shape)}: "
-            "the last two, samples and units, must agree"
-        )
+    _check_values(outputs, targets)
     return 0.5 * (outputs - targets).square().mean(-1)
 
 
@@ -47,6 +43,14 @@ def cross_entropy(
     return -log_p.gather(-1, labels).squeeze(-1)
 
 
+def _check_values(outputs: Tensor, targets: Tensor) -> None:
+    if targets.shape[-2:] != outputs.shape[-2:]:
+        raise ValueError(
+            f"targets have shape {tuple(targets.shape)}, outputs {tuple(outputs.shape)}: "
+            "the last two, samples and units, must agree"
+        )
+
+
 def _check_classes(outputs: Tensor, targets: Tensor) -> None:
     samples, classes = outputs.shape[-2:]
     wanted = (samples, classes) if targets.is_floating_point() else (samples,)
@@ -66,11 +70,13 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> None:
 
 def half_mse_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
     """∂e_i/∂x_i of `half_mse`: (x_i − y_i) / R_L."""
+    _check_values(outputs, targets)
     return (outputs - targets) / outputs.shape[-1]
 
 
 def cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
     """∂e_i/∂x_i of `cross_entropy`: p_i Σ_r y_ir − y_i, which is p_i − y_i for a distribution."""
+    _check_classes(outputs, targets)
     p = torch.softmax(outputs, dim=-1)
     if not targets.is_floating_point():
         one_hot = torch.nn.functional.one_hot(targets, outputs.shape[-1])

@@ -41,7 +41,9 @@ def test_sgd_is_the_finite_difference(problem, widths, loss, bias) -> None:
                 moved[index].view(-1)[place] += sign * step
                 errors.append(p.loss(p.network(moved, p.x), p.y).mean())
             slope = (errors[0] - errors[1]) / (2 * step)
-            assert gradient.view(-1)[place].item() == pytest.approx(slope.item(), rel=1e-6, abs=1e-9)
+            assert gradient.view(-1)[place].item() == pytest.approx(
+                slope.item(), rel=1e-6, abs=1e-9
+            )
 
 
 @pytest.mark.parametrize("rule", [sgd, backpropagation])

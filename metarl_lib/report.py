@@ -88,10 +88,20 @@ class Published:
         return found.iloc[0]
 
     def text(self, variant: str, metric: str, form: str = ".2f", factor: float = 1.0) -> str:
-        """`mean [low, high]` of one number, for prose and tables."""
-        row = self.row(variant, metric)
-        mean, low, high = (format(row[key] * factor, form) for key in ("mean", "low", "high"))
-        return f"{mean} [{low}, {high}]"
+        """`mean [low, high]` of one number, for prose and tables; of one seed, only the mean."""
+        return _interval_text(self.row(variant, metric), form, factor)
+
+    def table(
+        self, variants: Mapping[str, str], metrics: Mapping[str, str], form: str = ".2f"
+    ) -> pd.DataFrame:
+        """`mean [low, high]` for every variant and metric, under the given headings."""
+        return pd.DataFrame(
+            {
+                heading: [self.text(variant, metric, form) for variant in variants]
+                for metric, heading in metrics.items()
+            },
+            index=list(variants.values()),
+        )
 
     def against(self, metric: str) -> pd.DataFrame:
         """The rows of `metric@x`, with `x` as a number, ready to plot against it."""
@@ -231,11 +241,12 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
 
 def ledger(folder: Path | None = None) -> pd.DataFrame:
     """Every claim beside what we measured, with a verdict."""
+    root = folder or results_folder()
     lines = []
-    for claim in load_claims(folder):
+    for claim in load_claims(root):
         measured = None
-        if not claim.get("why"):
-            published = load_published(claim["experiment"], folder)
+        if not claim.get("why") and (root / claim["experiment"] / "summary.json").exists():
+            published = load_published(claim["experiment"], root)
             measured = published.row(claim["variant"], claim["metric"])
         line = {key: claim[key] for key in ("id", "source", "statement", "value", "experiment")}
         line["variant"], line["metric"] = claim.get("variant", ""), claim["metric"]
@@ -245,6 +256,30 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
         line["note"] = claim.get("note", "")
         lines.append(line)
     return pd.DataFrame(lines)
+
+
+def ledger_html(table: pd.DataFrame) -> str:
+    """The ledger as an HTML table for the book: claim, what was measured, verdict."""
+    shown = pd.DataFrame(
+        {
+            "claim": table["id"] + " (" + table["source"] + ")",
+            "statement": table["statement"],
+            "claimed": table["value"].map("{:.3g}".format),
+            "measured [95 % interval]": [
+                "" if pd.isna(row["mean"]) else _interval_text(row, ".3g")
+                for _, row in table.iterrows()
+            ],
+            "seeds": table["seeds"].map(lambda n: "" if pd.isna(n) else str(int(n))),
+            "from": table["experiment"] + ": " + table["variant"] + " " + table["metric"],
+            "verdict": table["verdict"],
+        }
+    )
+    return str(shown.to_html(index=False, classes="ledger", border=0))
+
+
+def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float = 1.0) -> str:
+    mean, low, high = (format(row[key] * factor, form) for key in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if row["seeds"] > 1 else mean
 
 
 def load_checkpoint(name: str, folder: Path | None = None) -> dict[str, Tensor]:

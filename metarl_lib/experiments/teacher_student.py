@@ -100,8 +100,7 @@ def run(config: Config, run: Run) -> list[Row]:
             generator=generator(run.seed, "actions", 10 + index),
             measure=protocol.measure,
         )
-    tensors = run.tensors()
-    return rows + evaluate(config, run.seed, tensors)
+    return rows + evaluate(config, run.seed, run.tensors())
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
@@ -111,7 +110,9 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     data = draw_data(config, generator(seed, "tasks"), "relu")
     splits = {"train": data.train, "test": data.test}
     for rule in RULES:
-        final = _log_losses(student, splits, trained_params(tensors, rule))
+        params = trained_params(tensors, rule)
+        final = _log_losses(student, splits, params)
+        final["worst_output_share"] = worst_output_share(student, data.train, params)
         rows += [_row(config, rule, metric, float(value)) for metric, value in final.items()]
     for variant in AS_CODED:
         final = as_coded(variant, config, seed).measure(trained_params(tensors, variant))
@@ -230,6 +231,12 @@ def as_coded(variant: str, config: Config, seed: int) -> Protocol:
 
     initial = student.init(generator(seed, "init"), std=1.0)
     return Protocol(perturb, initial, rate, partial(_log_losses, student, splits))
+
+
+def worst_output_share(network: Network, split: Split, params: Sequence[Tensor]) -> Tensor:
+    """The share of the loss that the worst of the outputs has, from 1/R_L to 1."""
+    squares = (network(params, split.x) - split.y).square().sum(-2)
+    return squares.max(-1).values / squares.sum(-1)
 
 
 def torch_default_init(network: Network, seed: int) -> Params:

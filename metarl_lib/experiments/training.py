@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from metarl_lib.rules.network import Params
 from metarl_lib.runs import Stage
@@ -77,7 +77,7 @@ def train(
 
     if stage.step == 0:
         record(0)
-    bar = tqdm(range(stage.step, steps), desc=stage.name, initial=stage.step, total=steps, leave=False)
+    bar = tqdm(range(stage.step, steps), desc=stage.name, initial=stage.step, total=steps, leave=False, disable=None)
     for step in bar:
         for p, g in zip(params, estimate(params, generator), strict=True):
             p.grad = g
@@ -130,7 +130,7 @@ def search(
     optimiser = torch.optim.SGD(params, lr=1.0)
     measured = set(torch.linspace(0.75 * steps, steps, 10).round().int().tolist())
     scores = []
-    for step in tqdm(range(steps), desc=f"{stage.name} search", leave=False):
+    for step in tqdm(range(steps), desc=f"{stage.name}", leave=False, disable=None):
         for p, g, rate in zip(params, estimate(params, generator), rates, strict=True):
             p.grad = rate * g
         optimiser.step()

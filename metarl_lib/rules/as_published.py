@@ -41,9 +41,9 @@ def weight_perturbation_as_published(
     generator: torch.Generator,
     sigma: float = 1e-3,
 ) -> Params:
-    """ΔW = (η/σ)(E − E_W) Ξ with Ξ of standard deviation σ: its mean is −η σ G, not −η G.
+    """ΔW = (η/σ)(E − E_W) Ξ with Ξ of standard deviation σ: its mean is −ησG, not −ηG.
 
-    The code of Cai & Cheng (2022) computes the same, with one one-sided draw a step.
+    The code of Cai & Cheng (2022) computes the same, one one-sided draw a step.
     """
     correct = weight_perturbation(
         network, params, x, y, loss, generator=generator, sigma=sigma

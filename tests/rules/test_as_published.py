@@ -10,6 +10,7 @@ from metarl_lib.rules import (
     cross_entropy,
     half_mse,
     node_perturbation,
+    perturbation,
     sgd,
     weight_perturbation,
 )
@@ -137,7 +138,8 @@ def test_the_coded_hidden_update_is_almost_orthogonal_to_the_gradient(problem) -
     assert sum(output) / 8 > 0.8
 
 
-def test_the_correct_node_perturbation_finds_the_gradient(problem) -> None:
+def test_the_correct_node_perturbation_finds_the_gradient(problem, monkeypatch) -> None:
+    monkeypatch.setattr(perturbation, "MAX_ELEMENTS", 2**20)  # blocks that fit the cache
     p = seeds_problem(problem, 0, torch.float32)
     generator = torch.Generator().manual_seed(3)
     estimate = node_perturbation(*p, generator=generator, draws=4000, sigma=1e-2)

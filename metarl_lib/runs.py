@@ -291,7 +291,7 @@ def provenance(experiment: str, config: Any, scale: str, seed: int) -> dict[str,
     """Where a result comes from: code, versions, hardware, command and start time."""
     return {
         "command": f"metarl run {experiment} --scale {scale} --seed {seed}",
-        "argv": [_portable(word) for word in sys.argv],
+        "argv": [portable(word) for word in sys.argv],
         "experiment": experiment,
         "hash": config_hash(experiment, config),
         **_code_version(),
@@ -309,7 +309,7 @@ def provenance(experiment: str, config: Any, scale: str, seed: int) -> dict[str,
     }
 
 
-def _portable(word: str) -> str:
+def portable(word: str) -> str:
     """A word of the command line; of an absolute path, only the last part."""
     flag, equals, value = word.rpartition("=")
     return flag + equals + (Path(value).name if Path(value).is_absolute() else value)

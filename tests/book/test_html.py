@@ -13,7 +13,7 @@ from pages import ROOT
 
 pytestmark = pytest.mark.xdist_group("book")
 
-SECONDS_A_PAGE = 30.0
+SECONDS_A_PAGE = 30.0  # of one processor, at smoke scale
 COLAB = "https://colab.research.google.com/github/"
 FOREIGN_FILE = re.compile(r"""(?:https?:)?//[^\s"'<>]+\.(?:m?js|css|woff2?|ttf)\b""")
 FOREIGN_STYLE = re.compile(r"""@import\s+["'](?:https?:)?//|url\(\s*["']?(?:https?:)?//""")

@@ -101,7 +101,7 @@ def test_an_interrupted_stage_continues_bit_for_bit(run, stop) -> None:
 
 def test_divergence_names_the_step_and_the_checkpoint(run) -> None:
     """w ← −9w leaves float32 at step 41; it is measured at 40 and 42."""
-    with pytest.raises(DivergenceError, match="loss = (inf|nan)") as failure:
+    with pytest.raises(DivergenceError, match=r"loss = (inf|nan)") as failure:
         train(
             run.stage("wild"),
             lambda params, stream: [p.clone() for p in params],

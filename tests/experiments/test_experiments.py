@@ -1,0 +1,181 @@
+"""Every experiment from end to end at smoke scale; its presets, fields and refusals."""
+
+import dataclasses
+import json
+import math
+import re
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+from metarl_lib.experiments import EXPERIMENTS
+from metarl_lib.experiments.base import parse_field
+from metarl_lib.runs import SCALES, Run
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = sorted(EXPERIMENTS)
+
+# Settings far below smoke scale, for runs that are only compared with each other.
+TINY = {
+    "teacher_student": {"steps": 8, "search_steps": 4},
+    "digits": {"hidden": 10, "num_as_coded": 32, "steps": 4, "search_steps": 4},
+    "perturbation_noise": {
+        "draw_counts": (1, 4),
+        "widths": (10, 20),
+        "variance_draws": 50,
+        "linear_widths": (4,),
+        "stability_steps": 6,
+        "stability_widths": (10,),
+        "lives": 3,
+    },
+}
+
+
+def run_in(folder: Path, name: str, seed: int = 0, overrides: dict | None = None):
+    experiment = EXPERIMENTS[name]
+    config = experiment.config("smoke", overrides)
+    run = Run.create(folder, name, config, scale="smoke", seed=seed)
+    rows = experiment.run(config, run)
+    run.finish(rows)
+    return run, rows
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def smoke(request, tmp_path_factory):
+    """One run of each experiment at smoke scale, at full speed, so without shape checks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield run_in(tmp_path_factory.mktemp(request.param) / "run", request.param)
+
+
+def test_rows_are_finite_and_complete(smoke) -> None:
+    run, rows = smoke
+    seen = [(row["variant"], row["metric"]) for row in rows]
+    assert len(set(seen)) == len(seen) > 10
+    for row in rows:
+        assert set(row) == {"variant", "metric", "value", "budget"}
+        assert isinstance(row["value"], float)
+        assert math.isfinite(row["value"]), row
+        assert isinstance(row["budget"], int)
+        assert row["budget"] > 0
+    assert json.loads((run.folder / "results.json").read_text()) == rows
+    assert run.finished
+
+
+def test_evaluate_gives_the_rows_of_the_run(smoke) -> None:
+    run, rows = smoke
+    found = EXPERIMENTS[run.experiment].evaluate(run.config, run.seed, run.tensors())
+    expected = {(row["variant"], row["metric"]): row for row in rows}
+    assert len(found) >= 10
+    for row in found:
+        assert row == expected[row["variant"], row["metric"]]
+
+
+def test_evaluate_reads_the_tensors(smoke) -> None:
+    """Headline rows that would not change with the weights would prove nothing."""
+    run, rows = smoke
+    halved = {name: tensor * 0.5 + 0.1 for name, tensor in run.tensors().items()}
+    found = EXPERIMENTS[run.experiment].evaluate(run.config, run.seed, halved)
+    expected = {(row["variant"], row["metric"]): row["value"] for row in rows}
+    changed = [r for r in found if r["value"] != expected[r["variant"], r["metric"]]]
+    assert len(changed) >= 6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_seed_decides(tmp_path, name) -> None:
+    one, same, other = (
+        run_in(tmp_path / str(i), name, seed, TINY[name]) for i, seed in enumerate((0, 0, 1))
+    )
+    assert one[1] == same[1]
+    assert one[0].metrics().equals(same[0].metrics())
+    tensors, again = one[0].tensors(), same[0].tensors()
+    assert tensors.keys() == again.keys()
+    assert all(tensors[key].equal(again[key]) for key in tensors)
+    values = [[row["value"] for row in rows] for _, rows in (one, other)]
+    assert sum(a != b for a, b in zip(*values, strict=True)) > 0.5 * len(values[0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_finished_run_gives_the_same_rows_again(tmp_path, name) -> None:
+    """Every stage is done, so a second call trains nothing and reads all from the folder."""
+    run, rows = run_in(tmp_path / "run", name, 0, TINY[name])
+    resumed = Run.resume(run.folder, name, run.config)
+    assert EXPERIMENTS[name].run(run.config, resumed) == rows
+    assert resumed.metrics().equals(run.metrics())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_presets_and_texts(name) -> None:
+    experiment = EXPERIMENTS[name]
+    assert experiment.name == name
+    assert set(experiment.presets) == set(experiment.cost) == set(SCALES)
+    assert re.fullmatch(r"book/learning_rules/\d\d_[a-z_]+\.md", experiment.page)
+    for text in (experiment.claim, *experiment.cost.values()):
+        assert text
+        assert "\n" not in text
+    for field in dataclasses.fields(experiment.config("full")):
+        assert field.metadata["help"]
+        assert field.metadata["help"][0].islower() or field.metadata["help"][0] == "η"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        experiment.config("full").steps = 3
+
+
+def refused(words, function, *arguments) -> None:
+    with pytest.raises(ValueError, match=words) as refusal:
+        function(*arguments)
+    assert "\n" not in str(refusal.value)
+
+
+def test_unknown_scale_and_field() -> None:
+    config = EXPERIMENTS["digits"].config
+    refused(r"scale='huge' is unknown: choose one of smoke, book, full", config, "huge")
+    refused(r"digits has no field 'widths': choose one of.*hidden", config, "smoke", {"widths": 3})
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "words"),
+    [
+        ("teacher_student", {"hidden": 0}, "hidden=0: must be greater than 0"),
+        ("teacher_student", {"sigma": -1.0}, "sigma=-1.0: must be greater than 0"),
+        ("teacher_student", {"noise": -0.1}, "noise=-0.1.*>= 0"),
+        ("teacher_student", {"noise": math.nan}, "noise=nan.*>= 0"),
+        ("teacher_student", {"learning_rates": (0.1, 0.0)}, "learning_rates=0.1,0.0"),
+        ("teacher_student", {"learning_rates": ()}, "learning_rates="),
+        ("digits", {"sigma": math.inf}, "sigma=inf"),
+        ("digits", {"components": 129}, "components=129: must be at most 128"),
+        ("digits", {"num_train": 4900}, r"num_test = 5092: must be at most 5000"),
+        ("digits", {"num_as_coded": 2500}, r"num_as_coded \+ 1 = 5001: must be at most 5000"),
+        ("perturbation_noise", {"lives": -1}, "lives=-1"),
+        ("perturbation_noise", {"linear_widths": (8, 65)}, "linear_widths=.*65.*64"),
+    ],
+)
+def test_values_out_of_range(name, overrides, words) -> None:
+    refused(words, EXPERIMENTS[name].config, "smoke", overrides)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("hidden", "30", 30),
+        ("sigma", "1e-2", 0.01),
+        ("learning_rates", "0.1,1", (0.1, 1.0)),
+        ("learning_rates", "0.3", (0.3,)),
+    ],
+)
+def test_fields_are_read_as_their_kind(field, text, value) -> None:
+    found = parse_field(EXPERIMENTS["digits"].config("smoke"), field, text)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "words"),
+    [
+        ("hidden", "3.5", "--hidden '3.5' cannot be read: give a whole number, such as 50"),
+        ("sigma", "small", "--sigma 'small' cannot be read: give a number, such as 0.001"),
+        ("learning_rates", "0.1,x", "--learning_rates '0.1,x'.*numbers separated by commas"),
+    ],
+)
+def test_fields_that_cannot_be_read(field, text, words) -> None:
+    refused(words, parse_field, EXPERIMENTS["digits"].config("smoke"), field, text)

@@ -144,7 +144,13 @@ def examine(options: argparse.Namespace, extra: list[str]) -> int:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     print(f"machine   {platform.machine()}, {os.cpu_count()} CPUs, GPU: {gpu}")
     missing = []
-    for requirement in metadata.requires("metarl_lib") or []:
+    try:
+        requirements = metadata.requires("metarl_lib") or []
+    except metadata.PackageNotFoundError:
+        requirements = []
+        missing.append("metarl_lib")
+        print("metarl_lib            MISSING: pip install -e . in the checkout")
+    for requirement in requirements:
         if "extra ==" in requirement:
             continue
         name = requirement.split(";")[0].strip()

@@ -118,7 +118,7 @@ def test_json_refuses_nan(tmp_path) -> None:
 
 def test_create_refuses_a_folder_in_use(tmp_path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="not empty.*--resume") as refusal:
+    with pytest.raises(FileExistsError, match=r"not empty.*--resume") as refusal:
         create(tmp_path)
     assert "\n" not in str(refusal.value)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
@@ -128,7 +128,7 @@ def test_resume_refuses_another_configuration(tmp_path) -> None:
     create(tmp_path / "run")
     before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
     for name, settings in (("test", Settings(steps=11)), ("other", Settings())):
-        with pytest.raises(ValueError, match="another configuration.*start a new run") as refusal:
+        with pytest.raises(ValueError, match=r"another configuration.*start a new run") as refusal:
             Run.resume(tmp_path / "run", name, settings)
         assert "\n" not in str(refusal.value)
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before

@@ -1,0 +1,250 @@
+"""`metarl`: what it prints, and one line and status 2 for each wrong word."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import jaxtyping
+import pytest
+
+from metarl_lib import __version__, cli
+from metarl_lib.experiments import EXPERIMENTS
+from metarl_lib.runs import SCALES, DivergenceError, Run, read_json
+
+SMALL = [
+    "teacher_student", "--scale", "smoke", "--steps", "4", "--search_steps", "4", "--hidden=5"
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path) -> Path:
+    """Commands run in an empty folder, at full speed, and publish into it."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(cli, "results_folder", lambda: folder / "results")
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    return folder
+
+
+def metarl(capsys, *words: str) -> tuple[int, str, str]:
+    status = cli.main(list(words))
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_list_names_everything(capsys) -> None:
+    status, out, err = metarl(capsys, "list")
+    assert (status, err) == (0, "")
+    for experiment in EXPERIMENTS.values():
+        for text in (experiment.name, experiment.page, experiment.claim):
+            assert text in out
+        assert all(f"{scale} {experiment.cost[scale]}" in out for scale in SCALES)
+
+
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_help_shows_every_field(capsys, name) -> None:
+    status, out, _ = metarl(capsys, "run", name, "--help", "--scale", "smoke")
+    assert status == 0
+    config = EXPERIMENTS[name].config("smoke")
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        shown = ",".join(map(str, value)) if isinstance(value, tuple) else value
+        assert any(
+            line.split()[:1] == [f"--{field.name}"]
+            and field.metadata["help"] in line
+            and line.endswith(f"({shown})")
+            for line in out.splitlines()
+        )
+
+
+def test_help_without_a_name(capsys) -> None:
+    status, out, _ = metarl(capsys, "run", "--help")
+    assert status == 0
+    assert "--resume" in out
+
+
+@pytest.mark.parametrize("word", ["--help", "--version"])
+def test_top_level_help_and_version(capsys, word) -> None:
+    with pytest.raises(SystemExit) as leave:
+        cli.main([word])
+    assert leave.value.code == 0
+    out = capsys.readouterr().out
+    assert __version__ in out if word == "--version" else "publish" in out
+
+
+def test_doctor_reports_the_machine(capsys, monkeypatch) -> None:
+    needed = ["torch>=2", "numpy (>1); python_version > '3'", 'ray[default]; extra == "ray"']
+    monkeypatch.setattr(cli.metadata, "requires", lambda name: needed)
+    status, out, _ = metarl(capsys, "doctor")
+    assert status == 0
+    for word in ("python", "torch", "CPUs", "extra mujoco", "disk", "results"):
+        assert word in out
+    assert "MISSING" not in out
+    assert "ray  " not in out.split("extra")[0]
+
+
+def test_doctor_notices_a_missing_package(capsys, monkeypatch) -> None:
+    monkeypatch.setattr(cli.metadata, "requires", lambda name: ["torch>=2", "not_there[x]>=1"])
+    status, out, _ = metarl(capsys, "doctor")
+    assert status == 1
+    assert "not_there             MISSING: pip install not_there" in out
+
+
+def test_doctor_outside_of_an_installation(capsys, monkeypatch) -> None:
+    def absent(name):
+        raise cli.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(cli.metadata, "requires", absent)
+    status, out, _ = metarl(capsys, "doctor")
+    assert status == 1
+    assert "metarl_lib            MISSING" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        ([], "command"),
+        (["fly"], "'fly'"),
+        (["list", "--all"], "'--all'"),
+        (["doctor", "now"], "'now'"),
+        (["run"], "teacher_student, digits, perturbation_noise"),
+        (["run", "teacher"], "no experiment 'teacher'"),
+        (["run", "digits", "--scale", "huge"], "'huge'"),
+        (["run", "digits", "--seed", "one"], "'one'"),
+        (["run", "digits", "--seed", "-1"], "--seed -1"),
+        (["run", "digits", "--width", "3"], "no option '--width': choose one of --hidden"),
+        (["run", "digits", "--hid", "3"], "'--hid'"),
+        (["run", "digits", "extra"], "'extra'"),
+        (["run", "digits", "--hidden"], "--hidden needs a value"),
+        (["run", "digits", "--hidden", "x"], "--hidden 'x' cannot be read"),
+        (["run", "digits", "--hidden=1.5"], "--hidden '1.5' cannot be read"),
+        (["run", "digits", "--hidden", "0"], "hidden=0"),
+        (["run", "digits", "--hidden", "-5"], "hidden=-5"),
+        (["run", "digits", "--sigma", "nan"], "sigma=nan"),
+        (["run", "digits", "--learning_rates", "0.1,,1"], "'0.1,,1'"),
+        (["run", "digits", "--learning_rates", ""], "--learning_rates ''"),
+        (["run", "digits", "--num_test", "5000"], "must be at most 5000"),
+        (["run", "digits", "--components", "1000"], "components=1000"),
+        (["run", "teacher_student", "--noise", "-1"], "noise=-1.0"),
+        (["run", "perturbation_noise", "--linear_widths", "100"], "stability_samples=64"),
+        (["run", "--resume", "nowhere"], "nowhere: not a run folder"),
+        (["run", "--resume", "nowhere", "--seed", "3"], "leave out --seed"),
+        (["run", "digits", "--resume", "nowhere"], "leave out NAME"),
+        (["run", "--resume", "nowhere", "--hidden", "3"], "leave out NAME --hidden"),
+        (["publish"], "RUN_DIR"),
+        (["publish", "nowhere"], "nowhere is not a run folder"),
+        (["publish", "nowhere", "--force"], "--force"),
+    ],
+)
+def test_wrong_words_are_one_line_and_write_nothing(capsys, elsewhere, words, named) -> None:
+    status, out, err = metarl(capsys, *words)
+    assert (status, out) == (2, "")
+    assert len(err.splitlines()) == 1
+    assert err.startswith("metarl: ")
+    assert named in err
+    assert not list(elsewhere.iterdir())
+
+
+def test_an_out_that_cannot_be_written(capsys, elsewhere) -> None:
+    (elsewhere / "file").write_text("mine")
+    (elsewhere / "full").mkdir()
+    (elsewhere / "full" / "notes").write_text("mine")
+    for out in ("file", "full", "file/below"):
+        status, _, err = metarl(capsys, "run", *SMALL, "--out", out)
+        assert status == 2
+        assert len(err.splitlines()) == 1
+        assert out.split("/")[0] in err
+    assert (elsewhere / "file").read_text() == "mine"
+    assert sorted(p.name for p in elsewhere.rglob("*")) == ["file", "full", "notes"]
+
+
+def test_run_resume_and_publish(capsys, elsewhere) -> None:
+    status, out, _ = metarl(capsys, "run", *SMALL, "--learning-rates", "1e-3", "--seed", "4")
+    assert status == 0
+    folder = elsewhere / "runs" / "teacher_student" / "smoke-s4"
+    assert "finished: runs/teacher_student/smoke-s4" in out
+    header = read_json(folder / "config.json")
+    assert header["seed"] == 4
+    assert header["config"]["hidden"] == 5
+    assert header["config"]["learning_rates"] == [1e-3]
+    assert header["config"]["num_train"] == EXPERIMENTS["teacher_student"].config("smoke").num_train
+    rows = read_json(folder / "results.json")
+    assert all(f"{row['metric']}" in out for row in rows)
+
+    before = (folder / "results.json").stat().st_mtime_ns
+    status, out, _ = metarl(capsys, "run", "--resume", str(folder))
+    assert (status, "finished already" in out) == (0, True)
+    assert (folder / "results.json").stat().st_mtime_ns == before
+
+    status, _, err = metarl(capsys, "run", *SMALL, "--out", str(folder))
+    assert status == 2
+    assert "--resume" in err
+
+    status, out, _ = metarl(capsys, "publish", str(folder))
+    assert (status, "published 1 run(s)" in out) == (0, True)
+    assert (elsewhere / "results" / "teacher_student" / "summary.json").exists()
+    status, _, err = metarl(capsys, "publish", str(folder), str(folder))
+    assert status == 2
+    assert "seeds=[4, 4]" in err
+
+
+def test_the_default_is_book_scale_and_seed_0(monkeypatch, elsewhere) -> None:
+    seen = []
+    monkeypatch.setattr(cli, "_execute", lambda experiment, run: seen.append(run) or 0)
+    assert cli.main(["run", "digits"]) == 0
+    assert (seen[0].scale, seen[0].seed) == ("book", 0)
+    assert seen[0].config == EXPERIMENTS["digits"].config("book")
+    assert seen[0].folder == Path("runs/digits/book-s0")
+
+
+def test_resume_refuses_a_folder_of_older_fields(capsys, elsewhere) -> None:
+    config = EXPERIMENTS["teacher_student"].config("smoke")
+    run = Run.create(elsewhere / "old", "teacher_student", config, scale="smoke", seed=0)
+    path = run.folder / "config.json"
+    path.write_text(path.read_text().replace('"hidden"', '"units"'))
+    status, _, err = metarl(capsys, "run", "--resume", "old")
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert "no field 'units'" in err
+
+
+def test_learning_rates_that_all_diverge(capsys) -> None:
+    """Weights of 10³⁰ overflow at the first forward pass."""
+    status, _, err = metarl(
+        capsys, "run", *SMALL, "--learning_rates", "0.1,1", "--init_std", "1e30"
+    )
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert "learning_rates=(0.1, 1.0): sgd-search diverged with every one" in err
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (DivergenceError("sgd diverged\nat step 3"), (1, "metarl: sgd diverged at step 3")),
+        (ConnectionError("offline"), (1, "metarl: offline")),
+        (PermissionError("read only"), (2, "metarl: read only")),
+        (KeyboardInterrupt(), (130, "metarl: stopped; continue with --resume")),
+    ],
+)
+def test_failures_are_one_line(capsys, monkeypatch, error, expected) -> None:
+    def fail(experiment, run):
+        raise error
+
+    monkeypatch.setattr(cli, "_execute", fail)
+    status, _, err = metarl(capsys, "run", *SMALL)
+    assert (status, err.strip()) == expected
+
+
+def test_as_a_process() -> None:
+    command = [sys.executable, "-m", "metarl_lib.cli", "run", "digits", "--hidden", "none"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=Path(__file__).parents[1], check=False
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr == (
+        "metarl: --hidden 'none' cannot be read: give a whole number, such as 100\n"
+    )

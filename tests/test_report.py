@@ -1,0 +1,291 @@
+"""Intervals, publishing, verdicts and the ledger, against numbers worked out by hand."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from metarl_lib import report
+from metarl_lib.report import (
+    ledger,
+    load_checkpoint,
+    load_claims,
+    load_published,
+    mean_interval,
+    publish,
+    results_folder,
+    summarise,
+    verdict,
+)
+from metarl_lib.runs import Run, config_hash
+
+T_975 = {1: 12.7062047, 4: 2.7764451}  # Student's t, from a printed table
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int = 10
+
+
+def test_the_interval_by_hand() -> None:
+    values = [1.0, 2.0, 3.0, 4.0, 10.0]
+    deviation = math.sqrt(sum((v - 4) ** 2 for v in values) / 4)
+    half = T_975[4] * deviation / math.sqrt(5)
+    assert mean_interval(values) == pytest.approx((4, 4 - half, 4 + half), rel=1e-7)
+    assert mean_interval([0.0, 2.0]) == pytest.approx((1, 1 - T_975[1], 1 + T_975[1]), rel=1e-7)
+    assert mean_interval([3.5]) == (3.5, 3.5, 3.5)
+    assert mean_interval([2.0, 2.0, 2.0]) == (2, 2, 2)
+
+
+@pytest.mark.parametrize("count", [3, 10])
+def test_the_interval_covers_the_mean_in_95_of_100(count) -> None:
+    source = np.random.default_rng(0)
+    covered = 0
+    for _ in range(2000):
+        _, low, high = mean_interval(source.normal(7.0, 3.0, count).tolist())
+        covered += low <= 7 <= high
+    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_the_interval_refuses(values) -> None:
+    with pytest.raises(ValueError, match="at least one number, all of them finite") as refusal:
+        mean_interval(values)
+    assert "\n" not in str(refusal.value)
+
+
+def test_summarise_has_one_line_per_key_in_order() -> None:
+    rows = pd.DataFrame(
+        {
+            "variant": ["b", "a", "b", "a", "b"],
+            "metric": ["x", "x", "x", "x", "y"],
+            "value": [1.0, 5.0, 3.0, 7.0, 9.0],
+        }
+    )
+    found = summarise(rows, ["variant", "metric"])
+    assert found[["variant", "metric", "mean", "seeds"]].values.tolist() == [
+        ["b", "x", 2.0, 2],
+        ["a", "x", 6.0, 2],
+        ["b", "y", 9.0, 1],
+    ]
+    assert found["high"].tolist() == pytest.approx([2 + T_975[1], 6 + T_975[1], 9])
+    assert found["low"].tolist() == pytest.approx([2 - T_975[1], 6 - T_975[1], 9])
+
+
+def make_run(
+    folder: Path, seed: int, *, name="demo", settings=None, finish=True, scale="smoke", curves=True
+) -> Path:
+    """A run whose numbers are its seed: return = 10 + seed, and a curve step · seed."""
+    run = Run.create(folder, name, settings or Settings(), scale=scale, seed=seed)
+    stage = run.stage("ours")
+    if curves:
+        for step in (0, 5):
+            stage.log(step, {"loss": float(step * seed)})
+    stage.save(5, {"0": torch.full((2,), float(seed))}, finished=True)
+    if finish:
+        rows = [
+            ("ours", "return", 10.0 + seed),
+            ("ours", "speed@3", 1.0),
+            ("ours", "speed@20", 2.0),
+        ]
+        run.finish(
+            [{"variant": v, "metric": m, "value": value, "budget": 5} for v, m, value in rows]
+        )
+    return folder
+
+
+def test_publish_writes_the_documented_files(tmp_path) -> None:
+    runs = [make_run(tmp_path / f"s{seed}", seed) for seed in (2, 0, 1)]
+    target = publish(runs, tmp_path / "results")
+    assert target == tmp_path / "results" / "demo"
+    assert sorted(p.name for p in target.iterdir()) == [
+        "checkpoint.safetensors", "curves.csv", "provenance.json", "seeds.csv", "summary.json"
+    ]  # fmt: skip
+    summary = json.loads((target / "summary.json").read_text())
+    half = 4.30265273 / math.sqrt(3)  # t with two degrees of freedom, deviation 1
+    assert summary[0] == {
+        "variant": "ours",
+        "metric": "return",
+        "mean": 11.0,
+        "low": pytest.approx(11 - half),
+        "high": pytest.approx(11 + half),
+        "seeds": 3,
+        "budget": 5,
+        "scale": "smoke",
+    }
+    assert [row["metric"] for row in summary] == ["return", "speed@3", "speed@20"]
+
+
+def test_what_was_published_can_be_read(tmp_path) -> None:
+    runs = [make_run(tmp_path / f"s{seed}", seed) for seed in (2, 0, 1)]
+    publish(runs, tmp_path / "results")
+    found = load_published("demo", tmp_path / "results")
+    assert found.config == {"steps": 10}
+    single = found.seeds[found.seeds["metric"] == "return"]
+    assert single[["seed", "value"]].values.tolist() == [[0, 10], [1, 11], [2, 12]]
+    curve = found.curves.set_index("step")
+    assert curve["variant"].tolist() == ["ours", "ours"]
+    assert curve["metric"].tolist() == ["loss", "loss"]
+    assert curve["mean"].to_dict() == {0: 0.0, 5: 5.0}
+    assert curve["seeds"].tolist() == [3, 3]
+    assert [record["command"].split()[-1] for record in found.provenance] == ["0", "1", "2"]
+    assert found.provenance[0]["hash"] == config_hash("demo", Settings())
+    assert found.row("ours", "return")["mean"] == 11
+    assert found.text("ours", "return", ".1f", 2.0) == "22.0 [17.0, 27.0]"
+    assert "demo, smoke scale, 3 seeds" in found.source()
+    assert found.provenance[0]["hash"] in found.source()
+    # The checkpoint is that of the lowest seed.
+    record = json.loads((tmp_path / "results" / "demo" / "provenance.json").read_text())
+    assert record["checkpoint_seed"] == 0
+    assert load_checkpoint("demo", tmp_path / "results")["ours.0"].tolist() == [0, 0]
+
+
+def test_against_sorts_by_the_number_and_not_by_its_text(tmp_path) -> None:
+    publish([make_run(tmp_path / "s0", 0)], tmp_path / "results")
+    found = load_published("demo", tmp_path / "results").against("speed")
+    assert found["x"].tolist() == [3.0, 20.0]
+    assert found["mean"].tolist() == [1.0, 2.0]
+
+
+def test_without_curves_an_old_curve_goes_away(tmp_path) -> None:
+    publish([make_run(tmp_path / "a", 0)], tmp_path / "results")
+    publish([make_run(tmp_path / "b", 0, curves=False)], tmp_path / "results")
+    assert not (tmp_path / "results" / "demo" / "curves.csv").exists()
+    assert load_published("demo", tmp_path / "results").curves.empty
+
+
+def test_what_is_not_published_is_named(tmp_path) -> None:
+    publish([make_run(tmp_path / "s0", 0)], tmp_path / "results")
+    with pytest.raises(FileNotFoundError, match=r"no published results for 'other'.*'demo'"):
+        load_published("other", tmp_path / "results")
+    with pytest.raises(KeyError, match=r"demo publishes no ours speed; it has.*ours return"):
+        load_published("demo", tmp_path / "results").row("ours", "speed")
+
+
+def bad_runs(tmp_path, kind) -> list[Path]:
+    good = make_run(tmp_path / "good", 0)
+    if kind == "none":
+        return []
+    if kind == "unfinished":
+        return [good, make_run(tmp_path / "open", 1, finish=False)]
+    if kind == "no run":
+        (tmp_path / "empty").mkdir()
+        return [good, tmp_path / "empty"]
+    if kind == "twice":
+        return [good, make_run(tmp_path / "again", 0)]
+    options = {
+        "experiment": {"name": "other"},
+        "configuration": {"settings": Settings(steps=11)},
+        "scale": {"scale": "book"},
+    }[kind]
+    return [good, make_run(tmp_path / "different", 1, **options)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("none", "no run folders given"),
+        ("unfinished", "open is not finished: continue it with metarl run --resume"),
+        ("no run", "empty is not a run folder"),
+        ("twice", r"seeds=\[0, 0\]: each seed may be published once"),
+        ("experiment", r"the runs differ.*demo.*other"),
+        ("configuration", "the runs differ"),
+        ("scale", "the runs differ.*book.*smoke"),
+    ],
+)
+def test_publish_refuses_and_writes_nothing(tmp_path, kind, words) -> None:
+    with pytest.raises(ValueError, match=words) as refusal:
+        publish(bad_runs(tmp_path, kind), tmp_path / "results")
+    assert "\n" not in str(refusal.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("claim", "interval", "expected"),
+    [
+        ({"value": 2.0}, (1.9, 2.1), "reproduced"),
+        ({"value": 2.0}, (2.0, 2.1), "reproduced"),
+        ({"value": 2.0}, (2.1, 2.3), "not reproduced"),
+        ({"value": 2.0}, (1.5, 1.9), "not reproduced"),
+        ({"value": 2.0, "tolerance": 0.2}, (2.1, 2.3), "reproduced"),
+        ({"value": 2.0, "tolerance": 0.2}, (1.5, 1.9), "reproduced"),
+        ({"value": 2.0, "tolerance": 0.05}, (2.1, 2.3), "not reproduced"),
+        ({"value": 2.0, "better": "lower"}, (1.5, 1.9), "better"),
+        ({"value": 2.0, "better": "lower"}, (2.1, 2.3), "not reproduced"),
+        ({"value": 2.0, "better": "higher"}, (2.1, 2.3), "better"),
+        ({"value": 2.0, "better": "higher"}, (1.5, 1.9), "not reproduced"),
+        ({"value": 2.0, "better": "higher"}, (1.9, 2.3), "reproduced"),
+        ({"value": 2.0, "better": "lower", "tolerance": 0.2}, (1.5, 1.9), "reproduced"),
+        ({"value": 2.0}, None, "cannot be checked: nothing is published yet"),
+        ({"value": 2.0, "why": "no code"}, (1.9, 2.1), "cannot be checked: no code"),
+        ({"value": 2.0, "why": "no code"}, None, "cannot be checked: no code"),
+    ],
+)
+def test_verdicts(claim, interval, expected) -> None:
+    measured = None if interval is None else pd.Series(dict(zip(("low", "high"), interval)))  # noqa: B905
+    assert verdict(claim, measured) == expected
+
+
+CLAIM = {
+    "id": "A1",
+    "source": "000",
+    "statement": "returns eleven",
+    "value": 10.0,
+    "experiment": "demo",
+    "variant": "ours",
+    "metric": "return",
+}
+
+
+def write_claims(folder: Path, *claims: dict) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "claims.yaml").write_text(yaml.safe_dump(list(claims)))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("claim", "words"),
+    [
+        ({k: v for k, v in CLAIM.items() if k != "value"}, r"'A1': missing \['value'\]"),
+        (CLAIM | {"colour": "red"}, r"'A1'.*unknown \['colour'\]"),
+    ],
+)
+def test_claims_with_wrong_fields_are_refused(tmp_path, claim, words) -> None:
+    with pytest.raises(ValueError, match=words) as refusal:
+        load_claims(write_claims(tmp_path, CLAIM, claim))
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
+    folder = tmp_path / "results"
+    publish([make_run(tmp_path / f"s{seed}", seed) for seed in (0, 1)], folder)
+    write_claims(
+        folder,
+        CLAIM,
+        CLAIM | {"id": "A2", "value": 100.0, "note": "far off"},
+        CLAIM | {"id": "A3", "why": "hard-coded"},
+        CLAIM | {"id": "A4", "experiment": "later"},
+    )
+    found = ledger(folder).set_index("id")
+    assert found["verdict"].tolist() == [
+        "reproduced",
+        "not reproduced",
+        "cannot be checked: hard-coded",
+        "cannot be checked: nothing is published yet",
+    ]
+    assert found.loc["A1", "mean"] == 10.5
+    assert found.loc["A1", "seeds"] == 2
+    assert found.loc["A2", "note"] == "far off"
+    assert pd.isna(found.loc["A3", "mean"])
+
+
+def test_results_folder_is_the_books(monkeypatch, tmp_path) -> None:
+    assert results_folder() == Path(__file__).resolve().parents[1] / "book" / "_results"
+    monkeypatch.setattr(report, "PACKAGE", tmp_path / "site-packages" / "metarl_lib")
+    assert results_folder() == tmp_path / "site-packages" / "metarl_lib" / "_results"

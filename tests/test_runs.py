@@ -286,6 +286,7 @@ def run_until(stage: str, folder: Path, arguments: list[str]) -> None:
         [sys.executable, "-m", "metarl_lib.cli", *arguments],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        cwd=Path(__file__).resolve().parents[1],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     try:

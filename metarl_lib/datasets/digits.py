@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cache
-from functools import cache
 from pathlib import Path
 from typing import cast
 

@@ -314,6 +314,4 @@ def _publish_curves(runs: Sequence[Path], target: Path) -> None:
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(
-        path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g")
-    )
+    write_atomically(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))

@@ -99,9 +99,7 @@ class Run:
         self._cpu_start = time.process_time()
 
     @classmethod
-    def create(
-        cls, folder: Path, experiment: str, config: Any, *, scale: str, seed: int
-    ) -> Run:
+    def create(cls, folder: Path, experiment: str, config: Any, *, scale: str, seed: int) -> Run:
         """Start a run in a folder that does not exist yet, or is empty.
 
         Raises:

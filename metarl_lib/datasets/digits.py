@@ -179,15 +179,11 @@ def digits(
         raise ValueError(
             f"preprocessing={preprocessing!r} is unknown: choose one of centred, as_coded"
         )
-    splits = {
-        name: Split(features[name].float(), labels[index]) for name, index in indices.items()
-    }
+    splits = {name: Split(features[name].float(), labels[index]) for name, index in indices.items()}
     return Digits(**splits, explained_variance=explained, indices=indices)
 
 
-def _project_centred(
-    pixels: dict[str, Tensor], components: int
-) -> tuple[dict[str, Tensor], float]:
+def _project_centred(pixels: dict[str, Tensor], components: int) -> tuple[dict[str, Tensor], float]:
     mean, std = pixels["train"].mean(), pixels["train"].std()
     standard = {name: ((p - mean) / std).numpy() for name, p in pixels.items()}
     pca = PCA(n_components=components, svd_solver="full").fit(standard["train"])

@@ -109,7 +109,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     """The angles again from the published mean estimates, and every theoretical value."""
     network, params, data = angle_problem(seed)
     gradient = sgd(network, params, data.x, data.y, half_mse)
-    values = {}
+    values: dict[str, float] = {}
     for rule in ("wp", "np", "np-as-coded"):
         mean = trained_params(tensors, f"angles.{rule}")
         values |= _cosines(rule, max(config.draw_counts), mean, gradient)
@@ -131,7 +131,7 @@ def measure_angles(config: Config, seed: int) -> tuple[dict[str, float], dict[st
     network, params, data = angle_problem(seed)
     gradient = sgd(network, params, data.x, data.y, half_mse)
     values: dict[str, float] = {}
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for index, rule in enumerate(("wp", "np", "np-as-coded")):
         stream = generator(seed, "actions", index)
         total = [torch.zeros_like(p) for p in params]
@@ -319,7 +319,7 @@ def _row(config: Config, key: str, value: float) -> Row:
 EXPERIMENT = Experiment(
     name=NAME,
     page="book/learning_rules/04_price_of_noise.md",
-    claim="the variance of WP grows with its weights, that of NP with its units; so do their limits",
+    claim="how the noise of WP and NP grows with the network, and the learning rates it allows",
     presets=PRESETS,
     cost={"smoke": "5 s", "book": "30 s", "full": "5 min"},
     run=run,

@@ -77,7 +77,14 @@ def train(
 
     if stage.step == 0:
         record(0)
-    bar = tqdm(range(stage.step, steps), desc=stage.name, initial=stage.step, total=steps, leave=False, disable=None)
+    bar = tqdm(
+        range(stage.step, steps),
+        desc=stage.name,
+        initial=stage.step,
+        total=steps,
+        leave=False,
+        disable=None,
+    )
     for step in bar:
         for p, g in zip(params, estimate(params, generator), strict=True):
             p.grad = g
@@ -125,7 +132,8 @@ def search(
     count = len(learning_rates)
     params = [p.expand(count, *p.shape).clone() for p in params]
     rates = [
-        torch.tensor(learning_rates, dtype=p.dtype).reshape(-1, *(1,) * (p.ndim - 1)) for p in params
+        torch.tensor(learning_rates, dtype=p.dtype).reshape(-1, *(1,) * (p.ndim - 1))
+        for p in params
     ]
     optimiser = torch.optim.SGD(params, lr=1.0)
     measured = set(torch.linspace(0.75 * steps, steps, 10).round().int().tolist())
@@ -145,9 +153,9 @@ def search(
         )
     best = float(learning_rates[int(mean.argmin())])
     values = {"best": best}
-    for rate, value in zip(learning_rates, mean.tolist(), strict=True):
-        if math.isfinite(value):
-            values[f"score at {rate:g}"] = value
+    for rate, number in zip(learning_rates, mean.tolist(), strict=True):
+        if math.isfinite(number):
+            values[f"score at {rate:g}"] = number
     stage.save(steps, {}, values, finished=True)
     return best
 

@@ -45,9 +45,7 @@ def weight_perturbation_as_published(
 
     The code of Cai & Cheng (2022) computes the same, one one-sided draw a step.
     """
-    correct = weight_perturbation(
-        network, params, x, y, loss, generator=generator, sigma=sigma
-    )
+    correct = weight_perturbation(network, params, x, y, loss, generator=generator, sigma=sigma)
     return [sigma * estimate for estimate in correct]
 
 
@@ -99,9 +97,7 @@ def node_perturbation_as_coded(
     """
     _check(network, x, y, sigma)
     trace = network.trace(params, x)
-    noise = [
-        _randn((width,), trace.output, generator) for width in network.widths[1:]
-    ]
+    noise = [_randn((width,), trace.output, generator) for width in network.widths[1:]]
     activation = x
     for layer, n in enumerate(noise):
         z = activation @ network.weight(params, layer).mT

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -168,4 +168,4 @@ class Network:
         self, params: Sequence[Tensor], x: Float[Tensor, "*batch N R_0"]
     ) -> Float[Tensor, "*out N R_L"]:
         """X_L, the network's outputs."""
-        return cast(Tensor, self.trace(params, x).output)
+        return self.trace(params, x).output

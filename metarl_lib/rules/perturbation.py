@@ -22,7 +22,7 @@ from metarl_lib.rules.checks import check_finite, check_inputs, check_perturbati
 from metarl_lib.rules.losses import Loss
 from metarl_lib.rules.network import Network, Params
 
-MAX_ELEMENTS = 2**25
+MAX_ELEMENTS = 2**20
 """Draws are evaluated together in blocks whose largest tensor stays under this many numbers."""
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl_lib.rules.network import Params
-from metarl_lib.runs import Stage
+from metarl_lib.runs import DivergenceError, Stage
 
 Estimate = Callable[[Sequence[Tensor], torch.Generator], Params]
 """`estimate(params, generator)` takes the gradient's place in the step."""
@@ -125,7 +125,7 @@ def search(
         The learning rate with the lowest score.
 
     Raises:
-        ValueError: when every rate diverges.
+        DivergenceError: when every rate diverges.
     """
     if stage.finished:
         return float(stage.values["best"])
@@ -138,7 +138,7 @@ def search(
     optimiser = torch.optim.SGD(params, lr=1.0)
     measured = set(torch.linspace(0.75 * steps, steps, 10).round().int().tolist())
     scores = []
-    for step in tqdm(range(steps), desc=f"{stage.name}", leave=False, disable=None):
+    for step in tqdm(range(steps), desc=stage.name, leave=False, disable=None):
         for p, g, rate in zip(params, estimate(params, generator), rates, strict=True):
             p.grad = rate * g
         optimiser.step()
@@ -147,15 +147,15 @@ def search(
     mean = torch.stack(scores).mean(0)
     mean = torch.where(torch.isfinite(mean), mean, torch.inf)
     if torch.isinf(mean).all():
-        raise ValueError(
+        raise DivergenceError(
             f"learning_rates={tuple(learning_rates)}: {stage.name} diverged with every one; "
             "add smaller ones"
         )
     best = float(learning_rates[int(mean.argmin())])
     values = {"best": best}
-    for rate, number in zip(learning_rates, mean.tolist(), strict=True):
+    for eta, number in zip(learning_rates, mean.tolist(), strict=True):
         if math.isfinite(number):
-            values[f"score at {rate:g}"] = number
+            values[f"score at {eta:g}"] = number
     stage.save(steps, {}, values, finished=True)
     return best
 

@@ -215,7 +215,7 @@ def test_learning_rates_that_all_diverge(capsys) -> None:
     status, _, err = metarl(
         capsys, "run", *SMALL, "--learning_rates", "0.1,1", "--init_std", "1e30"
     )
-    assert status == 2
+    assert status == 1
     assert len(err.splitlines()) == 1
     assert "learning_rates=(0.1, 1.0): sgd-search diverged with every one" in err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -259,22 +260,30 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
 
 
 def ledger_html(table: pd.DataFrame) -> str:
-    """The ledger as an HTML table for the book: claim, what was measured, verdict."""
-    shown = pd.DataFrame(
-        {
-            "claim": table["id"] + " (" + table["source"] + ")",
-            "statement": table["statement"],
-            "claimed": table["value"].map("{:.3g}".format),
-            "measured [95 % interval]": [
-                "" if pd.isna(row["mean"]) else _interval_text(row, ".3g")
-                for _, row in table.iterrows()
-            ],
-            "seeds": table["seeds"].map(lambda n: "" if pd.isna(n) else str(int(n))),
-            "from": table["experiment"] + ": " + table["variant"] + " " + table["metric"],
-            "verdict": table["verdict"],
-        }
-    )
-    return str(shown.to_html(index=False, classes="ledger", border=0))
+    """The ledger as an HTML table for the book: claim, what was measured, verdict.
+
+    Each claim has a small second line that says where it stands and what was measured.
+    """
+    lines = []
+    for _, row in table.iterrows():
+        measured = "" if pd.isna(row["mean"]) else _interval_text(row, ".3g")
+        origin = f"{row['id']} · document {row['source']}"
+        if measured:
+            origin += (
+                f" · {row['experiment']}: {row['variant']}, {row['metric']}, "
+                f"{row['seeds']:.0f} seeds, {row['scale']} scale"
+            )
+        cells = (
+            f"{html.escape(row['statement'])}<br><small>{html.escape(origin)}</small>",
+            f"{row['value']:.3g}",
+            measured,
+            html.escape(row["verdict"]),
+        )
+        lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    heads = ("claim", "claimed", "measured", "verdict")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    body = "\n".join(lines)
+    return f'<table class="ledger"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
 
 
 def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float = 1.0) -> str:

@@ -32,6 +32,7 @@ LOOKS = {
     "sgd": Look("SGD", BLUE, "-", "o"),
     "wp": Look("weight perturbation", ORANGE, "-", "s"),
     "np": Look("node perturbation", GREEN, "-", "^"),
+    "wp-short-search": Look("WP, rate of a short search", RED, "--", "D"),
     "sgd-as-coded": Look("SGD, as coded", BLUE, "--", "o"),
     "wp-as-coded": Look("WP, as coded", ORANGE, "--", "s"),
     "np-as-coded": Look("NP, as coded", GREEN, "--", "^"),

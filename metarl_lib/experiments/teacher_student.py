@@ -15,6 +15,7 @@ from torch import Tensor
 
 from metarl_lib.datasets import Split, TeacherStudent, teacher_student
 from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.noise_theory import curvature_trace
 from metarl_lib.experiments.training import Estimate, search, train, trained_params
 from metarl_lib.rules import Network, half_mse, node_perturbation, sgd, weight_perturbation
 from metarl_lib.rules.as_published import (
@@ -116,6 +117,8 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
         params = trained_params(tensors, variant)
         final = _log_losses(student, splits, params)
         final["worst_output_share"] = worst_output_share(student, data.train, params)
+        final["weight_rms"] = torch.cat([p.flatten() for p in params]).square().mean().sqrt()
+        final["wp_rate_limit"] = torch.tensor(2 / curvature_trace(student, params, data.train.x))
         rows += [_row(config, variant, metric, float(value)) for metric, value in final.items()]
     for variant in AS_CODED:
         final = as_coded(variant, config, seed).measure(trained_params(tensors, variant))

@@ -9,16 +9,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import Tensor
 
 from metarl_lib.datasets import Digits, Split, digits
 from metarl_lib.experiments.base import Experiment, check_positive, option
-from metarl_lib.experiments.teacher_student import torch_default_init
-from metarl_lib.experiments.training import Estimate, search, train, trained_params
-from metarl_lib.rules import Network, cross_entropy, node_perturbation, sgd, weight_perturbation
+from metarl_lib.experiments.protocols import (
+    Protocol,
+    corrected_estimate,
+    mean_loss,
+    torch_default_init,
+)
+from metarl_lib.experiments.training import search, train, trained_params
+from metarl_lib.rules import Network, cross_entropy, sgd
 from metarl_lib.rules.as_published import (
     cross_entropy_as_coded,
     node_perturbation_as_coded,
@@ -91,7 +95,7 @@ def run(config: Config, run: Run) -> list[Row]:
     data = draw_data(config, run.seed)
     initial = network.init(generator(run.seed, "init"))
     for index, rule in enumerate(RULES):
-        estimate = corrected_estimate(rule, config, network, data.train)
+        estimate = corrected_estimate(rule, network, data.train, cross_entropy, config.sigma)
         rate = search(
             run.stage(f"{rule}-search"),
             estimate,
@@ -99,7 +103,7 @@ def run(config: Config, run: Run) -> list[Row]:
             config.learning_rates,
             steps=config.search_steps,
             generator=generator(run.seed, "tuning", index),
-            score=partial(_mean_loss, network, cross_entropy, data.validation),
+            score=partial(mean_loss, network, cross_entropy, data.validation),
         )
         train(
             run.stage(rule),
@@ -175,38 +179,6 @@ def draw_data(config: Config, seed: int) -> Digits:
     )
 
 
-def corrected_estimate(rule: str, config: Config, network: Network, data: Split) -> Estimate:
-    """The corrected rule as a function of parameters and noise; perturbations are antithetic."""
-
-    def estimate(params: Sequence[Tensor], stream: torch.Generator) -> Params:
-        if rule == "sgd":
-            return sgd(network, params, data.x, data.y, cross_entropy)
-        perturb = {"wp": weight_perturbation, "np": node_perturbation}[rule]
-        return perturb(
-            network,
-            params,
-            data.x,
-            data.y,
-            cross_entropy,
-            generator=stream,
-            antithetic=True,
-            sigma=config.sigma,
-        )
-
-    return estimate
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One rule as the seed's code runs it."""
-
-    estimate: Estimate
-    initial: Params
-    learning_rate: float
-    measure: Callable[[Sequence[Tensor]], dict[str, Tensor]]
-    project: Callable[[Params], Params] | None = None
-
-
 def as_coded(variant: str, config: Config, seed: int) -> Protocol:
     """The seed's protocols on digits.
 
@@ -251,10 +223,6 @@ def as_coded(variant: str, config: Config, seed: int) -> Protocol:
 
 def _splits(data: Digits) -> dict[str, Split]:
     return {"train": data.train, "test": data.test}
-
-
-def _mean_loss(network: Network, loss: Loss, split: Split, params: Sequence[Tensor]) -> Tensor:
-    return loss(network(params, split.x), split.y).mean(-1)
 
 
 def _measure(

@@ -7,7 +7,7 @@ standardising the weights after each step does to the last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -22,8 +22,9 @@ from metarl_lib.experiments.noise_theory import (
     np_relative_variance,
     wp_relative_variance,
 )
+from metarl_lib.experiments.protocols import corrected_estimate
 from metarl_lib.experiments.stability import run_lives, stable_rate
-from metarl_lib.experiments.training import Estimate, trained_params
+from metarl_lib.experiments.training import trained_params
 from metarl_lib.rules import Network, half_mse, node_perturbation, sgd, weight_perturbation
 from metarl_lib.rules.as_published import node_perturbation_as_coded, standardise_weights
 from metarl_lib.rules.network import Params
@@ -241,7 +242,7 @@ def _stable_rates(
     params = [torch.stack(life) for life in zip(*lives, strict=True)]
     return {
         rule: stable_rate(
-            rule_estimate(rule, network, data),
+            corrected_estimate(rule, network, data, half_mse),
             params,
             lambda p: half_mse(network(p, data.x), data.y).mean(-1),
             steps=config.stability_steps,
@@ -265,7 +266,7 @@ def measure_standardised(config: Config, seed: int) -> tuple[dict[str, float], d
     lives = [network.init(stream, std=1.0) for _ in range(config.lives)]
     params = [torch.stack(life) for life in zip(*lives, strict=True)]
     for rule in ("wp", "np"):
-        estimate = rule_estimate(rule, network, data.train)
+        estimate = corrected_estimate(rule, network, data.train, half_mse)
         for name, project in (("", None), ("-standardised", partial(standardise_weights, network))):
             for rate in config.rates:
                 actions = generator(seed, "actions", 6000)
@@ -274,19 +275,6 @@ def measure_standardised(config: Config, seed: int) -> tuple[dict[str, float], d
                 bounded = torch.nan_to_num(losses / zero, nan=1e6).clamp(max=1e6)
                 values[f"{rule}{name} log_loss_ratio@{rate:g}"] = float(bounded.median().log())
     return values, {}
-
-
-def rule_estimate(rule: str, network: Network, data: Split) -> Estimate:
-    """A corrected rule with antithetic noise, for parameters with a leading dimension of lives."""
-
-    def estimate(params: Sequence[Tensor], stream: torch.Generator) -> Params:
-        arguments = (network, params, data.x, data.y, half_mse)
-        if rule == "sgd":
-            return sgd(*arguments)
-        perturb = {"wp": weight_perturbation, "np": node_perturbation}[rule]
-        return perturb(*arguments, generator=stream, antithetic=True)
-
-    return estimate
 
 
 def white_inputs(num_samples: int, width: int, stream: torch.Generator) -> Tensor:

@@ -6,7 +6,7 @@ Cai & Cheng (2022), figure 2: a 10-100-10 student, 512 samples, 10⁴ full-batch
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,8 +16,14 @@ from torch import Tensor
 from metarl_lib.datasets import Split, TeacherStudent, teacher_student
 from metarl_lib.experiments.base import Experiment, check_positive, option
 from metarl_lib.experiments.noise_theory import curvature_trace
-from metarl_lib.experiments.training import Estimate, search, train, trained_params
-from metarl_lib.rules import Network, half_mse, node_perturbation, sgd, weight_perturbation
+from metarl_lib.experiments.protocols import (
+    Protocol,
+    corrected_estimate,
+    mean_loss,
+    torch_default_init,
+)
+from metarl_lib.experiments.training import search, train, trained_params
+from metarl_lib.rules import Network, half_mse, sgd
 from metarl_lib.rules.as_published import (
     node_perturbation_as_coded,
     weight_perturbation_as_published,
@@ -76,16 +82,16 @@ def run(config: Config, run: Run) -> list[Row]:
         shorter = 4 if variant == SHORT_SEARCH else 1
         rate = search(
             run.stage(f"{variant}-search"),
-            corrected_estimate(rule, config, student, other.train),
+            corrected_estimate(rule, student, other.train, half_mse, config.sigma),
             initial,
             config.learning_rates,
             steps=math.ceil(config.search_steps / shorter),
             generator=generator(run.seed, "tuning", index + 1),
-            score=partial(_mean_loss, student, other.test),
+            score=partial(mean_loss, student, half_mse, other.test),
         )
         train(
             run.stage(variant),
-            corrected_estimate(rule, config, student, data.train),
+            corrected_estimate(rule, student, data.train, half_mse, config.sigma),
             initial,
             rate,
             steps=config.steps,
@@ -161,37 +167,6 @@ def draw_data(
     )
 
 
-def corrected_estimate(rule: str, config: Config, student: Network, data: Split) -> Estimate:
-    """The corrected rule as a function of parameters and noise; perturbations are antithetic."""
-
-    def estimate(params: Sequence[Tensor], stream: torch.Generator) -> Params:
-        if rule == "sgd":
-            return sgd(student, params, data.x, data.y, half_mse)
-        perturb = {"wp": weight_perturbation, "np": node_perturbation}[rule]
-        return perturb(
-            student,
-            params,
-            data.x,
-            data.y,
-            half_mse,
-            generator=stream,
-            antithetic=True,
-            sigma=config.sigma,
-        )
-
-    return estimate
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One rule as the seed's code runs it: its student, data, initial weights and rate."""
-
-    estimate: Estimate
-    initial: Params
-    learning_rate: float
-    measure: Callable[[Sequence[Tensor]], dict[str, Tensor]]
-
-
 def as_coded(variant: str, config: Config, seed: int) -> Protocol:
     """The seed's three protocols, which differ in much more than the rule.
 
@@ -245,32 +220,17 @@ def worst_output_share(network: Network, split: Split, params: Sequence[Tensor])
     return squares.max(-1).values / squares.sum(-1)
 
 
-def torch_default_init(network: Network, seed: int) -> Params:
-    """Uniform on ±1/√R_l for weights and biases: what `torch.nn.Linear` starts from."""
-    stream = generator(seed, "init")
-    params = []
-    for shape in network.shapes:
-        if len(shape) == 2:
-            bound = 1 / math.sqrt(shape[1])
-        params.append((2 * torch.rand(shape, generator=stream) - 1) * bound)
-    return params
-
-
 def forward_teacher(teacher: Sequence[Tensor], x: Tensor) -> Tensor:
     """The teacher's output before the last ReLU."""
     widths = (teacher[0].shape[1], *(w.shape[0] for w in teacher))
     return Network(widths)(teacher, x)
 
 
-def _mean_loss(network: Network, split: Split, params: Sequence[Tensor]) -> Tensor:
-    return half_mse(network(params, split.x), split.y).mean(-1)
-
-
 def _log_losses(
     network: Network, splits: Mapping[str, Split], params: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     return {
-        f"log_{name}_loss": _mean_loss(network, split, params).log()
+        f"log_{name}_loss": mean_loss(network, half_mse, split, params).log()
         for name, split in splits.items()
     }
 

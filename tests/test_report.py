@@ -285,6 +285,17 @@ def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
     assert pd.isna(found.loc["A3", "mean"])
 
 
+def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
+    line = {"id": "X1", "source": "000", "experiment": "e", "metric": "m", "variant": "v"}
+    line |= {"statement": "a < b", "value": 2.5, "mean": 2.0, "low": 1.0, "high": 3.0}
+    line |= {"seeds": 5, "budget": 10, "scale": "full", "verdict": "reproduced", "note": ""}
+    unchecked = line | {"mean": None, "low": None, "high": None, "verdict": "cannot be checked: x"}
+    rows = report.ledger_html(pd.DataFrame([line, unchecked])).split("<tr>")[2:]
+    assert "a &lt; b" in rows[0] and "5 seeds" in rows[0]
+    assert "<td>2.5</td><td>2 [1, 3]</td><td>reproduced</td>" in rows[0]
+    assert "<td>2.5</td><td></td><td>cannot be checked: x</td>" in rows[1]
+
+
 def test_results_folder_is_the_books(monkeypatch, tmp_path) -> None:
     assert results_folder() == Path(__file__).resolve().parents[1] / "book" / "_results"
     monkeypatch.setattr(report, "PACKAGE", tmp_path / "site-packages" / "metarl_lib")

@@ -17,7 +17,7 @@ from metarl_lib.rules.checks import check_finite, check_inputs, check_perturbati
 from metarl_lib.rules.gradient import sgd
 from metarl_lib.rules.losses import Loss, cross_entropy
 from metarl_lib.rules.network import Network, Params
-from metarl_lib.rules.perturbation import weight_perturbation
+from metarl_lib.rules.perturbation import standard_normal, weight_perturbation
 
 
 def sgd_as_published(
@@ -68,7 +68,7 @@ def node_perturbation_as_published(
     """
     _check(network, x, y, sigma)
     trace = network.trace(params, x)
-    noise = [_randn(z.shape, z, generator) for z in trace.pre_activations]
+    noise = [standard_normal(z.shape, z, generator) for z in trace.pre_activations]
     noisy = network.trace(params, x, [sigma * n for n in noise])
     difference = loss(noisy.output, y).mean() - loss(trace.output, y).mean()
     estimates = []
@@ -97,7 +97,7 @@ def node_perturbation_as_coded(
     """
     _check(network, x, y, sigma)
     trace = network.trace(params, x)
-    noise = [_randn((width,), trace.output, generator) for width in network.widths[1:]]
+    noise = [standard_normal((width,), trace.output, generator) for width in network.widths[1:]]
     activation = x
     for layer, n in enumerate(noise):
         z = activation @ network.weight(params, layer).mT
@@ -141,7 +141,3 @@ def _check(network: Network, x: Tensor, y: Tensor, sigma: float) -> None:
     check_finite("y", y)
     if network.bias:
         raise ValueError("bias=True: the published node perturbation has no biases; use bias=False")
-
-
-def _randn(shape: torch.Size | tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)

@@ -71,7 +71,7 @@ def weight_perturbation(
     clean = None if antithetic else mean_error(params)
     estimates = [torch.zeros_like(p) for p in params]
     for block in _blocks(draws, params, x, network):
-        noise = [_randn((block, *p.shape), p, generator) for p in params]
+        noise = [standard_normal((block, *p.shape), p, generator) for p in params]
         plus = mean_error([p + sigma * n for p, n in zip(params, noise, strict=True)])
         if clean is None:
             minus = mean_error([p - sigma * n for p, n in zip(params, noise, strict=True)])
@@ -120,7 +120,7 @@ def node_perturbation(
     stride = 2 if network.bias else 1
     num_samples = x.shape[-2]
     for block in _blocks(draws, params, x, network):
-        noise = [_randn((block, *z.shape), z, generator) for z in trace.pre_activations]
+        noise = [standard_normal((block, *z.shape), z, generator) for z in trace.pre_activations]
         plus = loss(network.trace(params, x, [sigma * n for n in noise]).output, y)
         if antithetic:
             minus = loss(network.trace(params, x, [-sigma * n for n in noise]).output, y)
@@ -156,7 +156,8 @@ def _check(network: Network, x: Tensor, y: Tensor, draws: int, sigma: float) -> 
     check_finite("y", y)
 
 
-def _randn(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
+    """Standard normal noise of the kind and on the device of `like`."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 

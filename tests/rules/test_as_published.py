@@ -78,7 +78,7 @@ def test_the_coded_node_perturbation_expects_a_product_of_sums(
     total = [torch.zeros_like(w) for w in p.params]
     for direction in torch.cat([torch.eye(units), -torch.eye(units)]).double() * units**0.5:
         noise = iter(direction.split(list(p.network.widths[1:])))
-        monkeypatch.setattr(as_published, "_randn", lambda *_, noise=noise: next(noise))
+        monkeypatch.setattr(as_published, "standard_normal", lambda *_, noise=noise: next(noise))
         found = node_perturbation_as_coded(*p, generator=torch.Generator(), sigma=sigma)
         total = [t + f / (2 * units) for t, f in zip(total, found, strict=True)]
     for mean, expected in zip(total, product_of_sums(p), strict=True):

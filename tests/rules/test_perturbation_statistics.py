@@ -78,7 +78,7 @@ def test_the_bias_grows_as_sigma_squared(problem, monkeypatch, rule, antithetic)
     def bias(sigma):
         noise = iter([first, second])
         monkeypatch.setattr(
-            perturbation, "_randn", lambda shape, like, g: next(noise).reshape(shape)
+            perturbation, "standard_normal", lambda shape, like, g: next(noise).reshape(shape)
         )
         generator = torch.Generator()
         found = RULES[rule](*copies, generator=generator, sigma=sigma, antithetic=antithetic)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
@@ -74,10 +75,17 @@ def use_style() -> None:
 
 def panels(count: int, height: float = 3.4, share_y: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure as wide as the page's text with `count` panels side by side."""
-    figure, axes = plt.subplots(
-        1, count, figsize=(4.2 * max(count, 1.5), height), sharey=share_y, squeeze=False
-    )
+    figure, axes = plt.subplots(1, count, figsize=(7.2, height), sharey=share_y, squeeze=False)
     return figure, list(axes[0])
+
+
+def legend_below(figure: Figure, columns: int = 3) -> None:
+    """One legend under all panels, each label once: narrow screens keep the panels large."""
+    entries: dict[str, Artist] = {}
+    for ax in figure.axes:
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=columns)
 
 
 def curves(

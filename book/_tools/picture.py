@@ -10,7 +10,7 @@ from metarl_lib.report import load_published
 
 def main() -> None:
     plots.use_style()
-    figure, (left, right) = plots.panels(2, height=3.4)
+    figure, (left, right) = plots.panels(2, height=4.0)
     noise = load_published("perturbation_noise")
     plots.against(left, noise, "cosine_hidden", ("np", "wp", "np-as-coded"), logarithmic=False)
     left.set(xlabel="draws averaged", ylabel="cosine with the gradient", ylim=(-0.1, 1.1))
@@ -22,7 +22,7 @@ def main() -> None:
         xscale="symlog", xlabel="full-batch steps", ylabel="test accuracy in %", ylim=(0, 100)
     )
     right.set_xlim(1, None)
-    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    plots.legend_below(figure)
     figure.savefig(ROOT / "book" / "_static" / "overview.png")
 
 

@@ -187,7 +187,9 @@ def test_search_ignores_diverged_rates_and_refuses_when_all_do(run) -> None:
     options = {"steps": 20, "generator": seeded(), "score": score}
     assert search(run.stage("some"), estimate, [torch.ones(1)], (0.1, 100.0), **options) == 0.1
     assert "score at 100" not in run.stage("some").values
-    with pytest.raises(DivergenceError, match=r"learning_rates=\(100.0, 1000.0\).*smaller") as refusal:
+    with pytest.raises(
+        DivergenceError, match=r"learning_rates=\(100.0, 1000.0\).*smaller"
+    ) as refusal:
         search(run.stage("none"), estimate, [torch.ones(1)], (100.0, 1000.0), **options)
     assert "\n" not in str(refusal.value)
     assert not run.stage("none").finished

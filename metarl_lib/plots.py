@@ -67,6 +67,7 @@ def use_style() -> None:
             "axes.titlelocation": "left",
             "legend.frameon": False,
             "legend.fontsize": 8.5,
+            "legend.handlelength": 2.8,
             "lines.linewidth": 1.8,
             "lines.markersize": 4.5,
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import html
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from metarl_lib.runs import portable, read_json, stage_tensors, write_atomically
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
-OPTIONAL_CLAIM_FIELDS = {"variant", "reference", "tolerance", "better", "note", "why"}
+OPTIONAL_CLAIM_FIELDS = {"variant", "tolerance", "single_run", "better", "note", "why"}
 
 
 def results_folder() -> Path:
@@ -221,17 +222,24 @@ def load_claims(folder: Path | None = None) -> list[dict[str, Any]]:
 def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     """Compare a claim with the interval that was measured.
 
-    `reproduced` when the claimed value lies in the 95 % interval, widened on both sides by the
-    claim's `tolerance` (what reading a figure and one unseeded run leave open); otherwise
-    `better` when the whole interval lies on the side that `better` names (`lower` or
-    `higher`), else `not reproduced`. A claim with a `why` cannot be checked.
+    `reproduced` when the claimed value lies in the interval, widened on both sides by the
+    claim's `tolerance` (what reading a number off a figure leaves open); otherwise `better`
+    when the whole interval lies on the side that `better` names (`lower` or `higher`), else
+    `not reproduced`. A claim with a `why` cannot be checked.
+
+    The interval is the 95 % interval of our mean. For a claim that comes from a `single_run`
+    it is the 95 % prediction interval of one more run, which is √(seeds + 1) times as wide:
+    the mean has standard error s/√n, one more run less the mean has s √(1 + 1/n).
     """
     if claim.get("why"):
         return f"cannot be checked: {claim['why']}"
     if measured is None:
         return "cannot be checked: nothing is published yet"
-    tolerance = claim.get("tolerance", 0.0)
-    low, high, value = measured["low"] - tolerance, measured["high"] + tolerance, claim["value"]
+    margin = claim.get("tolerance", 0.0)
+    if claim.get("single_run"):
+        half = (measured["high"] - measured["low"]) / 2
+        margin += half * (math.sqrt(measured["seeds"] + 1) - 1)
+    low, high, value = measured["low"] - margin, measured["high"] + margin, claim["value"]
     if low <= value <= high:
         return "reproduced"
     better = claim.get("better")

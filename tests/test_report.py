@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from scipy import stats
 
 from metarl_lib import report
 from metarl_lib.report import (
@@ -230,6 +231,20 @@ def test_publish_refuses_and_writes_nothing(tmp_path, kind, words) -> None:
 def test_verdicts(claim, interval, expected) -> None:
     measured = None if interval is None else pd.Series(dict(zip(("low", "high"), interval)))  # noqa: B905
     assert verdict(claim, measured) == expected
+
+
+def test_a_single_run_is_held_against_one_more_run_of_ours() -> None:
+    """The prediction interval of Student's t, from the single values."""
+    values = np.array([1.0, 1.4, 0.7, 1.1, 1.6])
+    mean, low, high = mean_interval(values)
+    measured = pd.Series({"mean": mean, "low": low, "high": high, "seeds": len(values)})
+    reach = stats.t.ppf(0.975, 4) * values.std(ddof=1) * math.sqrt(1 + 1 / 5)
+    assert reach > high - mean
+    for value, expected in ((reach - 1e-6, "reproduced"), (reach + 1e-6, "not reproduced")):
+        for sign in (-1, 1):
+            claim = {"value": mean + sign * value, "single_run": True}
+            assert verdict(claim, measured) == expected
+            assert verdict(claim | {"single_run": False}, measured) == "not reproduced"
 
 
 CLAIM = {

@@ -236,7 +236,7 @@ def test_verdicts(claim, interval, expected) -> None:
 def test_a_single_run_is_held_against_one_more_run_of_ours() -> None:
     """The prediction interval of Student's t, from the single values."""
     values = np.array([1.0, 1.4, 0.7, 1.1, 1.6])
-    mean, low, high = mean_interval(values)
+    mean, low, high = mean_interval(values.tolist())
     measured = pd.Series({"mean": mean, "low": low, "high": high, "seeds": len(values)})
     reach = stats.t.ppf(0.975, 4) * values.std(ddof=1) * math.sqrt(1 + 1 / 5)
     assert reach > high - mean

@@ -245,7 +245,7 @@ EXPERIMENT = Experiment(
     page="book/learning_rules/03_digits.md",
     claim="SGD, WP and NP read digits: the seed's figures 3 and 4, then tuned corrected rules",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "1 min", "full": "12 min"},
+    cost={"smoke": "5 s", "book": "10 s", "full": "12 min"},
     run=run,
     evaluate=evaluate,
 )

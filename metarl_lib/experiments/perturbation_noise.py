@@ -309,7 +309,7 @@ EXPERIMENT = Experiment(
     page="book/learning_rules/04_price_of_noise.md",
     claim="how the noise of WP and NP grows with the network, and the learning rates it allows",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "30 s", "full": "3 min"},
+    cost={"smoke": "3 s", "book": "10 s", "full": "3 min"},
     run=run,
     evaluate=evaluate,
 )

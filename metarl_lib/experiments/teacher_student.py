@@ -244,7 +244,7 @@ EXPERIMENT = Experiment(
     page="book/learning_rules/02_teacher_student.md",
     claim="SGD, WP and NP on a 10-100-10 teacher: the seed's figure 2, then one fair protocol",
     presets=PRESETS,
-    cost={"smoke": "3 s", "book": "30 s", "full": "4 min"},
+    cost={"smoke": "3 s", "book": "15 s", "full": "4 min"},
     run=run,
     evaluate=evaluate,
 )

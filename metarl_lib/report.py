@@ -274,7 +274,7 @@ def ledger_html(table: pd.DataFrame) -> str:
     """
     lines = []
     for _, row in table.iterrows():
-        measured = "" if pd.isna(row["mean"]) else _interval_text(row, ".3g")
+        measured = "" if pd.isna(row["mean"]) else _interval_text(row, "#.3g")
         origin = f"{row['id']} · document {row['source']}"
         if measured:
             origin += (
@@ -283,7 +283,7 @@ def ledger_html(table: pd.DataFrame) -> str:
             )
         cells = (
             f"{html.escape(row['statement'])}<br><small>{html.escape(origin)}</small>",
-            f"{row['value']:.3g}",
+            f"{row['value']:#.3g}",
             measured,
             html.escape(row["verdict"]),
         )

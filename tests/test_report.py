@@ -308,8 +308,8 @@ def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
     rows = report.ledger_html(pd.DataFrame([line, unchecked])).split("<tr>")[2:]
     assert "a &lt; b" in rows[0]
     assert "5 seeds" in rows[0]
-    assert "<td>2.5</td><td>2 [1, 3]</td><td>reproduced</td>" in rows[0]
-    assert "<td>2.5</td><td></td><td>cannot be checked: x</td>" in rows[1]
+    assert "<td>2.50</td><td>2.00 [1.00, 3.00]</td><td>reproduced</td>" in rows[0]
+    assert "<td>2.50</td><td></td><td>cannot be checked: x</td>" in rows[1]
 
 
 def test_results_folder_is_the_books(monkeypatch, tmp_path) -> None:

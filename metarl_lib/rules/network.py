@@ -102,12 +102,12 @@ class Network:
         return sum(self.widths[1:])
 
     def layer_activation(self, layer: int) -> Activation:
-        """φ of the layer that W_`layer` feeds."""
+        """φ of the units that W_l feeds, with l = `layer`."""
         name = self.output_activation if layer == self.num_layers - 1 else self.activation
         return ACTIVATIONS[name]
 
     def weight(self, params: Sequence[Tensor], layer: int) -> Tensor:
-        """W_`layer` out of the parameter list."""
+        """W_l out of the parameter list, with l = `layer`."""
         return params[2 * layer if self.bias else layer]
 
     def init(

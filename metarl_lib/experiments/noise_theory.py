@@ -19,6 +19,31 @@ def wp_relative_variance(network: Network) -> float:
     return network.num_weights + 1.0
 
 
+def wp_cosines(gradient: Sequence[Tensor], draws: Tensor) -> list[Tensor]:
+    """Cosine between each layer's gradient and the mean of K draws of weight perturbation.
+
+    The noise of a layer comes from the whole gradient: with P_l weights in layer l,
+
+        E‖ĝ_l − g_l‖² = P_l ‖g‖² + ‖g_l‖²    for one draw, and 1/K of it for the mean of K.
+
+    If that error is at right angles to g_l, as almost all of it is where P_l is large, the
+    cosine is 1 / √(1 + (P_l ‖g‖²/‖g_l‖² + 1) / K).
+
+    Args:
+        gradient: one tensor per layer.
+        draws: numbers of draws K, any shape.
+
+    Returns:
+        One tensor per layer, of the shape of `draws`.
+    """
+    sizes = [g.square().sum() for g in gradient]
+    total = torch.stack(sizes).sum()
+    return [
+        (1 + (g.numel() * total / size + 1) / draws).rsqrt()
+        for g, size in zip(gradient, sizes, strict=True)
+    ]
+
+
 def np_relative_variance(
     network: Network, params: Sequence[Tensor], x: Tensor, y: Tensor, loss: Loss
 ) -> float:
@@ -84,9 +109,11 @@ def linear_stable_rates(x: Tensor, width: int) -> dict[str, float]:
     """The largest stable η of each rule for one linear layer with white inputs, XᵀX = N I.
 
     The loss is the half mean squared error over `width` = R outputs, so every eigenvalue of
-    the Hessian is h = 1/R. One step multiplies the expected squared distance to the solution
-    by 1 − 2ηh + η²h²(1 + v), with v the rule's relative variance for an error that points
-    equally in all directions; it shrinks as long as η < 2 / (h (1 + v)).
+    the Hessian is κ = 1/R. One step multiplies the expected squared distance to the solution
+    by 1 − 2ηκ + η²κ²(1 + v), with v the rule's relative variance for an error that points
+    equally in all directions; it shrinks as long as η < 2 / (κ (1 + v)). For SGD and WP the
+    direction does not matter and this is exact; for NP the error turns towards the inputs
+    with large norm, and the limit is a few per cent smaller.
 
         SGD: v = 0.    WP: v = P + 1.    NP: v = (R + 1)/(N R_0) · mean of ‖x_i‖⁴.
     """

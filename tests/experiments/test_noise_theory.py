@@ -156,3 +156,25 @@ def test_the_second_moment_of_simulated_steps(rule) -> None:
     assert ((mean - torch.from_numpy(expected)).abs() / error).max() < 4
     plain = (distance - rate * sgd(network, [distance], x, y, half_mse)[0]).square().sum()
     assert float(mean.trace()) > 1.2 * float(plain)
+
+
+def test_cosines_of_averaged_weight_perturbation_by_layer() -> None:
+    """Against the cosines of simulated means: ĝ = (g·n) n, split into two layers."""
+    stream = torch.Generator().manual_seed(0)
+    gradient = [torch.randn(20, 30, generator=stream).double() * 0.1, torch.ones(40).double()]
+    flat = torch.cat([g.flatten() for g in gradient])
+    draws = 300
+    found = []
+    for _ in range(40):
+        noise = torch.randn(draws, len(flat), generator=stream, dtype=torch.float64)
+        mean = ((noise @ flat).unsqueeze(1) * noise).mean(0)
+        parts = mean[:600], mean[600:]
+        found.append(
+            [
+                float(torch.cosine_similarity(part, g.flatten(), dim=0))
+                for part, g in zip(parts, gradient, strict=True)
+            ]
+        )
+    expected = [float(c) for c in wp_cosines(gradient, torch.tensor(float(draws)))]
+    assert torch.tensor(found).mean(0).tolist() == pytest.approx(expected, abs=0.02)
+    assert abs(expected[0] - expected[1]) > 0.1

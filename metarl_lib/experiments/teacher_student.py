@@ -35,6 +35,7 @@ NAME = "teacher_student"
 RULES = ("sgd", "wp", "np")
 SHORT_SEARCH = "wp-short-search"  # WP at the rate that a search a quarter as long prefers
 TUNED = {**{rule: rule for rule in RULES}, SHORT_SEARCH: "wp"}
+TINY = torch.finfo(torch.float32).tiny  # a perfect fit still has a logarithm
 AS_CODED = ("sgd-as-coded", "wp-as-coded", "np-as-coded")
 
 
@@ -124,7 +125,8 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
         final = _log_losses(student, splits, params)
         final["worst_output_share"] = worst_output_share(student, data.train, params)
         final["weight_rms"] = torch.cat([p.flatten() for p in params]).square().mean().sqrt()
-        final["wp_rate_limit"] = torch.tensor(2 / curvature_trace(student, params, data.train.x))
+        curvature = max(curvature_trace(student, params, data.train.x), TINY)
+        final["wp_rate_limit"] = torch.tensor(2 / curvature)
         rows += [_row(config, variant, metric, float(value)) for metric, value in final.items()]
     for variant in AS_CODED:
         final = as_coded(variant, config, seed).measure(trained_params(tensors, variant))
@@ -140,10 +142,12 @@ def references(config: Config, seed: int) -> list[Row]:
     for name, prediction in (("zero", torch.zeros_like(constant)), ("constant", constant)):
         for split_name, split in (("train", data.train), ("test", data.test)):
             error = half_mse(prediction.expand_as(split.y), split.y).mean()
-            rows.append(_row(config, name, f"log_{split_name}_loss", float(error.log())))
+            rows.append(
+                _row(config, name, f"log_{split_name}_loss", float(error.clamp_min(TINY).log()))
+            )
     linear = forward_teacher(data.teacher, data.test.x)
     floor = half_mse(torch.relu(linear), linear).mean()
-    rows.append(_row(config, "mismatch-floor", "log_test_loss", float(floor.log())))
+    rows.append(_row(config, "mismatch-floor", "log_test_loss", float(floor.clamp_min(TINY).log())))
     return rows
 
 
@@ -217,7 +221,7 @@ def as_coded(variant: str, config: Config, seed: int) -> Protocol:
 def worst_output_share(network: Network, split: Split, params: Sequence[Tensor]) -> Tensor:
     """The share of the loss that the worst of the outputs has, from 1/R_L to 1."""
     squares = (network(params, split.x) - split.y).square().sum(-2)
-    return squares.max(-1).values / squares.sum(-1)
+    return squares.max(-1).values / squares.sum(-1).clamp_min(TINY)
 
 
 def forward_teacher(teacher: Sequence[Tensor], x: Tensor) -> Tensor:
@@ -230,7 +234,7 @@ def _log_losses(
     network: Network, splits: Mapping[str, Split], params: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     return {
-        f"log_{name}_loss": mean_loss(network, half_mse, split, params).log()
+        f"log_{name}_loss": mean_loss(network, half_mse, split, params).clamp_min(TINY).log()
         for name, split in splits.items()
     }
 

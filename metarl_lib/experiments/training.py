@@ -138,12 +138,14 @@ def search(
     optimiser = torch.optim.SGD(params, lr=1.0)
     measured = set(torch.linspace(0.75 * steps, steps, 10).round().int().tolist())
     scores = []
-    for step in tqdm(range(steps), desc=stage.name, leave=False, disable=None):
+    bar = tqdm(range(steps), desc=stage.name, leave=False, disable=None)
+    for step in bar:
         for p, g, rate in zip(params, estimate(params, generator), rates, strict=True):
             p.grad = rate * g
         optimiser.step()
         if step + 1 in measured:
             scores.append(score(params))
+            bar.set_postfix(best=f"{float(scores[-1].nan_to_num(nan=math.inf).min()):.4g}")
     mean = torch.stack(scores).mean(0)
     mean = torch.where(torch.isfinite(mean), mean, torch.inf)
     if torch.isinf(mean).all():

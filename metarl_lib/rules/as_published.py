@@ -1,8 +1,8 @@
 """The seed's rules as its paper prints them or its code runs them, faults and all.
 
 They stand here because a chapter shows what they do. Use `sgd`, `weight_perturbation` and
-`node_perturbation` for anything else. Each function has the signature of its correct twin and
-returns what takes the gradient's place in W ← W − η · (…).
+`node_perturbation` for anything else. Each function takes one network and, where there is noise,
+one draw, and returns what takes the gradient's place in W ← W − η · (…).
 """
 
 from __future__ import annotations

@@ -32,12 +32,21 @@ def check_params(shapes: Sequence[tuple[int, ...]], params: Sequence[Tensor]) ->
             )
 
 
-def check_inputs(x: Tensor, width: int) -> None:
-    """Inputs must be finite and as wide as the network's first layer."""
+def check_inputs(x: Tensor, width: int, batch: Sequence[int] = ()) -> None:
+    """Inputs must be finite, as wide as the first layer, and batched no further than params."""
     if x.ndim < 2 or x.shape[-1] != width:
         raise ValueError(
             f"x has shape {tuple(x.shape)}: the network reads [samples, {width}]; "
             "reshape x or change widths[0]"
+        )
+    own = tuple(x.shape[:-2])
+    fits = len(own) <= len(batch) and all(
+        a in (1, b) for a, b in zip(own[::-1], tuple(batch)[::-1], strict=False)
+    )
+    if not fits:
+        raise ValueError(
+            f"x has batch dimensions {own}, the parameters {tuple(batch)}: give the parameters "
+            "the same leading dimensions, for instance with expand"
         )
     check_finite("x", x)
 

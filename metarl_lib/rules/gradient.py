@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from metarl_lib.rules.checks import check_finite, check_inputs
+from metarl_lib.rules.checks import check_finite, check_inputs, check_params
 from metarl_lib.rules.losses import LOSS_GRADIENTS, Loss
 from metarl_lib.rules.network import Network, Params
 
@@ -37,7 +37,8 @@ def sgd(
     Raises:
         ValueError: for parameters or inputs that do not fit the network, or NaN in the data.
     """
-    check_inputs(x, network.widths[0])
+    check_params(network.shapes, params)
+    check_inputs(x, network.widths[0], params[0].shape[:-2])
     check_finite("y", y)
     leaves = [p.detach().requires_grad_() for p in params]
     with torch.enable_grad():
@@ -63,7 +64,8 @@ def backpropagation(
     Arguments, return value and errors are those of `sgd`; `loss` must have its derivative in
     `LOSS_GRADIENTS`.
     """
-    check_inputs(x, network.widths[0])
+    check_params(network.shapes, params)
+    check_inputs(x, network.widths[0], params[0].shape[:-2])
     check_finite("y", y)
     if loss not in LOSS_GRADIENTS:
         names = ", ".join(known.__name__ for known in LOSS_GRADIENTS)  # type: ignore[attr-defined]

@@ -39,7 +39,7 @@ def cross_entropy(
     log_p = torch.log_softmax(outputs, dim=-1)
     if targets.is_floating_point():
         return -(targets * log_p).sum(-1)
-    labels = targets.expand(outputs.shape[:-1]).unsqueeze(-1)
+    labels = targets.long().expand(outputs.shape[:-1]).unsqueeze(-1)
     return -log_p.gather(-1, labels).squeeze(-1)
 
 
@@ -79,7 +79,7 @@ def cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
     _check_classes(outputs, targets)
     p = torch.softmax(outputs, dim=-1)
     if not targets.is_floating_point():
-        one_hot = torch.nn.functional.one_hot(targets, outputs.shape[-1])
+        one_hot = torch.nn.functional.one_hot(targets.long(), outputs.shape[-1])
         targets = one_hot.to(outputs.dtype)
     return p * targets.sum(-1, keepdim=True) - targets
 

@@ -8,6 +8,7 @@ from metarl_lib.experiments.noise_theory import (
     curvature_trace,
     linear_stable_rates,
     sample_derivatives,
+    wp_cosines,
 )
 from metarl_lib.experiments.perturbation_noise import white_inputs
 from metarl_lib.rules import (

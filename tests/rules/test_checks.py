@@ -120,3 +120,20 @@ def test_targets_of_the_wrong_shape(problem, name, loss, y) -> None:
 def test_labels_out_of_range(labels, named) -> None:
     words = [f"labels from {named}", "between 0 and 1"]
     refused(words, cross_entropy, torch.zeros(3, 2), torch.tensor(labels))
+
+
+@pytest.mark.parametrize("rule", [sgd, backpropagation])
+def test_inputs_with_a_batch_that_the_parameters_lack(rule) -> None:
+    network = Network((3, 2))
+    x, y = torch.ones(5, 4, 3), torch.zeros(5, 4, 2)
+    with pytest.raises(ValueError, match=r"batch dimensions \(5,\), the parameters \(\)"):
+        rule(network, network.init(), x, y, half_mse)
+
+
+@pytest.mark.parametrize("rule", [weight_perturbation, node_perturbation])
+@pytest.mark.parametrize("draws", [1, 5])
+def test_perturbations_refuse_a_batch_that_the_parameters_lack(rule, draws) -> None:
+    network, stream = Network((3, 2)), torch.Generator()
+    x, y = torch.ones(5, 4, 3), torch.zeros(5, 4, 2)
+    with pytest.raises(ValueError, match="give the parameters the same leading dimensions"):
+        rule(network, network.init(), x, y, half_mse, generator=stream, draws=draws)

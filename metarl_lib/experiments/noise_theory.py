@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from metarl_lib.rules import Network
-from metarl_lib.rules.losses import LOSS_GRADIENTS, Loss
+from metarl_lib.rules.gradient import sample_derivatives
+from metarl_lib.rules.losses import Loss
 
 
 def wp_relative_variance(network: Network) -> float:
@@ -66,22 +67,6 @@ def np_relative_variance(
         variance += float((size * (delta.shape[-1] * total + own)).sum()) / num_samples**2
         signal += float((delta.mT @ a / num_samples).square().sum())
     return variance / signal
-
-
-def sample_derivatives(
-    network: Network, params: Sequence[Tensor], x: Tensor, y: Tensor, loss: Loss
-) -> tuple[list[Tensor], list[Tensor]]:
-    """∂e_i/∂z_i^{(l+1)} and x_i^{(l)} for every layer l, `[N, R_{l+1}]` and `[N, R_l]`."""
-    trace = network.trace(params, x)
-    last = network.num_layers - 1
-    delta = LOSS_GRADIENTS[loss](trace.output, y)
-    delta = delta * network.layer_activation(last).slope(trace.pre_activations[last])
-    deltas = [delta]
-    for layer in range(last, 0, -1):
-        slope = network.layer_activation(layer - 1).slope(trace.pre_activations[layer - 1])
-        delta = (delta @ network.weight(params, layer)) * slope
-        deltas.insert(0, delta)
-    return deltas, trace.activations[:-1]
 
 
 def curvature_trace(network: Network, params: Sequence[Tensor], x: Tensor) -> float:

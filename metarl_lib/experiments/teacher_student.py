@@ -17,8 +17,10 @@ from metarl_lib.datasets import Split, TeacherStudent, teacher_student
 from metarl_lib.experiments.base import Experiment, check_positive, option
 from metarl_lib.experiments.noise_theory import curvature_trace
 from metarl_lib.experiments.protocols import (
+    TINY,
     Protocol,
     corrected_estimate,
+    finite_log,
     mean_loss,
     torch_default_init,
 )
@@ -35,7 +37,6 @@ NAME = "teacher_student"
 RULES = ("sgd", "wp", "np")
 SHORT_SEARCH = "wp-short-search"  # WP at the rate that a search a quarter as long prefers
 TUNED = {**{rule: rule for rule in RULES}, SHORT_SEARCH: "wp"}
-TINY = torch.finfo(torch.float32).tiny  # a perfect fit still has a logarithm
 AS_CODED = ("sgd-as-coded", "wp-as-coded", "np-as-coded")
 
 
@@ -142,12 +143,10 @@ def references(config: Config, seed: int) -> list[Row]:
     for name, prediction in (("zero", torch.zeros_like(constant)), ("constant", constant)):
         for split_name, split in (("train", data.train), ("test", data.test)):
             error = half_mse(prediction.expand_as(split.y), split.y).mean()
-            rows.append(
-                _row(config, name, f"log_{split_name}_loss", float(error.clamp_min(TINY).log()))
-            )
+            rows.append(_row(config, name, f"log_{split_name}_loss", float(finite_log(error))))
     linear = forward_teacher(data.teacher, data.test.x)
     floor = half_mse(torch.relu(linear), linear).mean()
-    rows.append(_row(config, "mismatch-floor", "log_test_loss", float(floor.clamp_min(TINY).log())))
+    rows.append(_row(config, "mismatch-floor", "log_test_loss", float(finite_log(floor))))
     return rows
 
 
@@ -234,7 +233,7 @@ def _log_losses(
     network: Network, splits: Mapping[str, Split], params: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     return {
-        f"log_{name}_loss": mean_loss(network, half_mse, split, params).clamp_min(TINY).log()
+        f"log_{name}_loss": finite_log(mean_loss(network, half_mse, split, params))
         for name, split in splits.items()
     }
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from metarl_lib.rules.checks import check_finite, check_inputs, check_perturbation
+from metarl_lib.rules.checks import check_arguments, check_perturbation
 from metarl_lib.rules.gradient import sgd
 from metarl_lib.rules.losses import Loss, cross_entropy
 from metarl_lib.rules.network import Network, Params
@@ -66,7 +66,7 @@ def node_perturbation_as_published(
     The noise is per sample (the text says ξ ∈ R^{N×R_l}), the error that of the whole batch,
     and the sum stops at sample R_{l+1} instead of N. Networks without biases only.
     """
-    _check(network, x, y, sigma)
+    _check(network, params, x, y, sigma)
     trace = network.trace(params, x)
     noise = [standard_normal(z.shape, z, generator) for z in trace.pre_activations]
     noisy = network.trace(params, x, [sigma * n for n in noise])
@@ -92,10 +92,11 @@ def node_perturbation_as_coded(
     """What the code of Cai & Cheng (2022) runs: one noise vector, shared by all samples.
 
     It is added *after* the nonlinearity, the error is the batch's, and the update is
-    (1/σ)(E_N − E) ξ (Σ_j x_j)ᵀ. The mean of that is σ (1/N) (Σ_j δ_j)(Σ_j x_j)ᵀ: a product of
-    sums where the gradient is a sum of products. Networks without biases only.
+    (1/σ)(E_N − E) ξ (Σ_j x_j)ᵀ. The mean of that is σ (1/N) (Σ_j a_j)(Σ_j x_j)ᵀ, with a_j the
+    derivative of e_j by the layer's activation: a product of sums where the gradient is a sum
+    of products. Networks without biases only.
     """
-    _check(network, x, y, sigma)
+    _check(network, params, x, y, sigma)
     trace = network.trace(params, x)
     noise = [standard_normal((width,), trace.output, generator) for width in network.widths[1:]]
     activation = x
@@ -135,9 +136,8 @@ def standardise_weights(network: Network, params: Sequence[Tensor]) -> Params:
     return standardised
 
 
-def _check(network: Network, x: Tensor, y: Tensor, sigma: float) -> None:
+def _check(network: Network, params: Sequence[Tensor], x: Tensor, y: Tensor, sigma: float) -> None:
     check_perturbation(1, sigma)
-    check_inputs(x, network.widths[0])
-    check_finite("y", y)
+    check_arguments(network.shapes, params, x, y)
     if network.bias:
         raise ValueError("bias=True: the published node perturbation has no biases; use bias=False")

@@ -51,6 +51,15 @@ def check_inputs(x: Tensor, width: int, batch: Sequence[int] = ()) -> None:
     check_finite("x", x)
 
 
+def check_arguments(
+    shapes: Sequence[tuple[int, ...]], params: Sequence[Tensor], x: Tensor, y: Tensor
+) -> None:
+    """What every rule is given: parameters that chain, inputs that fit, finite data."""
+    check_params(shapes, params)
+    check_inputs(x, shapes[0][1], params[0].shape[:-2])
+    check_finite("y", y)
+
+
 def check_finite(name: str, values: Tensor) -> None:
     """A data tensor must hold neither NaN nor infinity."""
     if values.is_floating_point() and not torch.isfinite(values).all():

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from metarl_lib.rules.checks import check_finite, check_inputs, check_params
+from metarl_lib.rules.checks import check_arguments
 from metarl_lib.rules.losses import LOSS_GRADIENTS, Loss
 from metarl_lib.rules.network import Network, Params
 
@@ -37,9 +37,7 @@ def sgd(
     Raises:
         ValueError: for parameters or inputs that do not fit the network, or NaN in the data.
     """
-    check_params(network.shapes, params)
-    check_inputs(x, network.widths[0], params[0].shape[:-2])
-    check_finite("y", y)
+    check_arguments(network.shapes, params, x, y)
     leaves = [p.detach().requires_grad_() for p in params]
     with torch.enable_grad():
         total = loss(network(leaves, x), y).mean(-1).sum()
@@ -64,27 +62,41 @@ def backpropagation(
     Arguments, return value and errors are those of `sgd`; `loss` must have its derivative in
     `LOSS_GRADIENTS`.
     """
-    check_params(network.shapes, params)
-    check_inputs(x, network.widths[0], params[0].shape[:-2])
-    check_finite("y", y)
+    check_arguments(network.shapes, params, x, y)
+    deltas, activations = sample_derivatives(network, params, x, y, loss)
+    num_samples = x.shape[-2]
+    gradients: Params = []
+    for delta, a in zip(deltas, activations, strict=True):
+        gradients.append(delta.mT @ a / num_samples)
+        if network.bias:
+            gradients.append(delta.sum(-2) / num_samples)
+    return gradients
+
+
+def sample_derivatives(
+    network: Network,
+    params: Sequence[Tensor],
+    x: Float[Tensor, "*batch N R_0"],
+    y: Shaped[Tensor, "..."],
+    loss: Loss,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """∂e_i/∂z_i^{(l+1)} and x_i^{(l)} for every layer l, `[*, N, R_{l+1}]` and `[*, N, R_l]`.
+
+    The derivatives are N times the rows of Δ_{l+1} above: those of each sample's own loss.
+
+    Raises:
+        ValueError: for a loss whose derivative is not in `LOSS_GRADIENTS`.
+    """
     if loss not in LOSS_GRADIENTS:
         names = ", ".join(known.__name__ for known in LOSS_GRADIENTS)  # type: ignore[attr-defined]
         raise ValueError(f"loss={loss!r} has no derivative written out: use one of {names}, or sgd")
     trace = network.trace(params, x)
-    num_samples = x.shape[-2]
     last = network.num_layers - 1
-    delta = (
-        LOSS_GRADIENTS[loss](trace.output, y)
-        * network.layer_activation(last).slope(trace.pre_activations[last])
-        / num_samples
-    )
-    gradients: Params = []
-    for layer in range(last, -1, -1):
-        layer_gradients = [delta.mT @ trace.activations[layer]]
-        if network.bias:
-            layer_gradients.append(delta.sum(-2))
-        gradients = layer_gradients + gradients
-        if layer > 0:
-            slope = network.layer_activation(layer - 1).slope(trace.pre_activations[layer - 1])
-            delta = (delta @ network.weight(params, layer)) * slope
-    return gradients
+    slope = network.layer_activation(last).slope(trace.pre_activations[last])
+    delta = LOSS_GRADIENTS[loss](trace.output, y) * slope
+    deltas = [delta]
+    for layer in range(last, 0, -1):
+        slope = network.layer_activation(layer - 1).slope(trace.pre_activations[layer - 1])
+        delta = (delta @ network.weight(params, layer)) * slope
+        deltas.insert(0, delta)
+    return deltas, trace.activations[:-1]

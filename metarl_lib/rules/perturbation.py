@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from metarl_lib.rules.checks import check_finite, check_inputs, check_params, check_perturbation
+from metarl_lib.rules.checks import check_arguments, check_perturbation
 from metarl_lib.rules.losses import Loss
 from metarl_lib.rules.network import Network, Params
 
@@ -63,7 +63,8 @@ def weight_perturbation(
     Raises:
         ValueError: for σ ≤ 0, draws < 1, parameters or inputs that do not fit, NaN in the data.
     """
-    _check(network, params, x, y, draws, sigma)
+    check_perturbation(draws, sigma)
+    check_arguments(network.shapes, params, x, y)
 
     def mean_error(candidate: Sequence[Tensor]) -> Tensor:
         return loss(network(candidate, x), y).mean(-1)
@@ -113,7 +114,8 @@ def node_perturbation(
     Arguments, return value and errors are those of `weight_perturbation`; `sigma` is in units
     of the pre-activations.
     """
-    _check(network, params, x, y, draws, sigma)
+    check_perturbation(draws, sigma)
+    check_arguments(network.shapes, params, x, y)
     trace = network.trace(params, x)
     clean = loss(trace.output, y)
     estimates = [torch.zeros_like(p) for p in params]
@@ -148,15 +150,6 @@ def forward_passes(rule: str, draws: int = 1, antithetic: bool = False) -> int:
     if antithetic:
         return 2 * draws + (rule == "np")
     return draws + 1
-
-
-def _check(
-    network: Network, params: Sequence[Tensor], x: Tensor, y: Tensor, draws: int, sigma: float
-) -> None:
-    check_perturbation(draws, sigma)
-    check_params(network.shapes, params)
-    check_inputs(x, network.widths[0], params[0].shape[:-2])
-    check_finite("y", y)
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:

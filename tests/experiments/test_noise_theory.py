@@ -7,7 +7,6 @@ import torch
 from metarl_lib.experiments.noise_theory import (
     curvature_trace,
     linear_stable_rates,
-    sample_derivatives,
     wp_cosines,
 )
 from metarl_lib.experiments.perturbation_noise import white_inputs
@@ -19,6 +18,7 @@ from metarl_lib.rules import (
     sgd,
     weight_perturbation,
 )
+from metarl_lib.rules.gradient import sample_derivatives
 
 
 def seeded(seed=0):

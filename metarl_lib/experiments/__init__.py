@@ -1,6 +1,6 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
-from metarl_lib.experiments import digits, perturbation_noise, teacher_student
+from metarl_lib.experiments import digits, perturbation_noise, teacher_student, update_rule
 from metarl_lib.experiments.base import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -9,5 +9,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         teacher_student.EXPERIMENT,
         digits.EXPERIMENT,
         perturbation_noise.EXPERIMENT,
+        update_rule.EXPERIMENT,
     )
 }

@@ -1,0 +1,267 @@
+"""Agents of Stable-Baselines3: trained in a stage, kept as tensors, and followed over a life."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from sb3_contrib.ppo_recurrent.policies import RecurrentActorCriticPolicy
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+from tqdm import tqdm
+
+from metarl_lib.datasets import Tasks
+from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
+from metarl_lib.envs.weight_state import TINY, State
+from metarl_lib.runs import Stage, generator
+
+Actor = Callable[[Tensor, State], Tensor]
+"""`actor(observation, state)` gives the actions of all rows."""
+
+
+class Settings(Protocol):
+    """The fields of a configuration that a learner needs; see `LEARNER_HELP`."""
+
+    rows: int
+    rollouts: int
+    epochs: int
+    minibatches: int
+    ppo_rate: float
+    discount: float
+    gae_lambda: float
+    log_std: float
+    units: int
+
+
+def seed_of(seed: int, index: int) -> int:
+    """A seed for Stable-Baselines3, which wants 32 bits."""
+    return generator(seed, "init", index).initial_seed() % 2**32
+
+
+def make_ppo(
+    venv: VecEnv, settings: Settings, seed: int, steps: int, *, recurrent: bool = False
+) -> PPO:
+    """Stable-Baselines3's PPO, or sb3-contrib's RecurrentPPO, for episodes of `steps` steps.
+
+    A rollout is one whole episode of every row, so that a recurrent policy carries its memory
+    over exactly one life. The learning rate falls linearly to zero.
+    """
+    batch = max(1, venv.num_envs * steps // settings.minibatches)
+    policy: dict[str, Any] = {
+        "log_std_init": settings.log_std,
+        "net_arch": [settings.units, settings.units],
+    }
+    options: dict[str, Any] = {
+        "n_steps": steps,
+        "batch_size": batch,
+        "n_epochs": settings.epochs,
+        "gamma": settings.discount,
+        "gae_lambda": settings.gae_lambda,
+        "learning_rate": lambda left: settings.ppo_rate * left,
+        "seed": seed,
+        "device": "cpu",
+    }
+    if recurrent:
+        policy = {
+            "log_std_init": settings.log_std,
+            "net_arch": [settings.units // 2],
+            "lstm_hidden_size": settings.units // 2,
+        }
+        return RecurrentPPO("MlpLstmPolicy", venv, policy_kwargs=policy, **options)
+    return PPO("MlpPolicy", venv, policy_kwargs=policy, **options)
+
+
+class Progress(BaseCallback):
+    """Logs the mean return of each rollout, shows a bar, and stops at numbers that are not finite.
+
+    Args:
+        stage: where the returns go, under `training_return`.
+        total: environment steps of the whole training.
+        weight: how many of the learner's steps are one environment step (rows of agents).
+    """
+
+    def __init__(self, stage: Stage, total: int, weight: int = 1) -> None:
+        super().__init__()
+        self.stage, self.weight = stage, weight
+        self.last = 0.0
+        self.bar = tqdm(total=total, desc=stage.name, leave=False, disable=None, unit="step")
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        rewards = self.model.rollout_buffer.rewards
+        self.last = float(rewards.sum(0).mean())
+        done = self.num_timesteps // self.weight
+        weights = sum(float(p.detach().abs().sum()) for p in self.model.policy.parameters())
+        self.stage.check_finite(done, {"return": self.last, "policy weights": weights})
+        self.stage.log(done, {"training_return": self.last})
+        self.bar.update(done - self.bar.n)
+        self.bar.set_postfix(training_return=f"{self.last:.3g}", refresh=False)
+
+    def _on_training_end(self) -> None:
+        self.bar.close()
+
+
+def policy_tensors(policy: torch.nn.Module) -> dict[str, Tensor]:
+    """A policy's parameters; what policy and value function share is kept once."""
+    return {name: p.detach().clone() for name, p in policy.state_dict().items()}
+
+
+def rebuild(
+    tensors: Mapping[str, Tensor], prefix: str, observation: Any, action: Any, settings: Settings
+) -> ActorCriticPolicy:
+    """The policy whose tensors stand under `prefix.`, for the given spaces."""
+    own = {
+        k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")
+    }
+    units = settings.units
+    kind: Any
+    if any(name.startswith("lstm_actor") for name in own):
+        kind, shape = (
+            RecurrentActorCriticPolicy,
+            {
+                "net_arch": [units // 2],
+                "lstm_hidden_size": units // 2,
+            },
+        )
+    else:
+        kind, shape = ActorCriticPolicy, {"net_arch": [units, units]}
+    policy: ActorCriticPolicy = kind(observation, action, lambda _: 0.0, **shape)
+    policy.load_state_dict(own)
+    return policy.eval()
+
+
+@dataclass
+class Follow:
+    """An actor that does what a policy says, without its noise; memory starts at a new life.
+
+    Args:
+        policy: of Stable-Baselines3.
+        agents: how many agents act in a row; the observation then has that second dimension.
+        change: what is done to the actions, if anything, such as leaving a signal out.
+    """
+
+    policy: ActorCriticPolicy
+    agents: bool = False
+    change: Callable[[Tensor], Tensor] | None = None
+    _memory: Any = None
+
+    def __call__(self, observation: Tensor, state: State) -> Tensor:
+        """The actions `[B, …]`."""
+        flat = observation.flatten(0, 1) if self.agents else observation
+        start = np.full(len(flat), bool((state.time == 0).all()))
+        action, self._memory = self.policy.predict(
+            flat.numpy(), None if start[0] else self._memory, start, deterministic=True
+        )
+        chosen = torch.as_tensor(action)
+        if self.agents:
+            chosen = chosen.unflatten(0, observation.shape[:2])
+        return self.change(chosen) if self.change else chosen
+
+
+class Life(NamedTuple):
+    """A whole training of B base networks.
+
+    `log_losses` is `[T + 1, B]`; from the step at which a network diverges on it is that of the
+    largest loss there is. `actions` is `[T, B, …]`, `rates` `[T, B, L]` the learning rate that
+    the drive's coefficient amounts to; `held_out` `[B]` the log loss of held-out samples.
+    """
+
+    log_losses: Tensor
+    actions: Tensor
+    rates: Tensor
+    held_out: Tensor
+
+
+@torch.no_grad()
+def follow(
+    env: Any, actor: Actor, tasks: Tasks, stream: torch.Generator, inner: WeightSpace | None = None
+) -> Life:
+    """Let an actor train a network on each task, for a whole episode.
+
+    Args:
+        env: `WeightSpace`, or an environment of agents around it, given as `inner`.
+        actor: gives the actions.
+        tasks: B tasks.
+        stream: initial weights and perturbations.
+    """
+    inner = inner or env
+    state, observation = env.reset(tasks, stream)
+    losses, actions, rates = [state.log_losses[:, 1]], [], []
+    dead = torch.zeros(len(tasks.x), dtype=torch.bool)
+    ceiling = math.log(LOSS_LIMIT)
+    for _ in range(inner.steps):
+        action = actor(observation, state)
+        rates.append(drive_rates(inner, state, action))
+        state, step = env.step(state, action, stream)
+        observation = step.observation
+        dead |= step.info["diverged"]
+        losses.append(torch.where(dead, ceiling, state.log_losses[:, 1]))
+        actions.append(action)
+    held_out = inner.held_out_loss(state).clamp(TINY, LOSS_LIMIT).log()
+    return Life(
+        torch.stack(losses),
+        torch.stack(actions),
+        torch.stack(rates),
+        torch.where(dead, ceiling, held_out),
+    )
+
+
+def drive_rates(env: WeightSpace, state: State, action: Tensor) -> Tensor:
+    """η of W ← W − η · drive that the drive's coefficient stands for, `[B, L]`; mode rule only."""
+    layers = env.network.num_layers
+    if env.action_mode != "rule":
+        return state.scale.new_zeros(len(state.scale), layers)
+    c = env.coefficients(action.flatten(1)).unflatten(-1, (layers, -1))[:, :, 0]
+    weights = [env.network.weight(state.signals.drive, layer) for layer in range(layers)]
+    size = torch.stack([w.flatten(1).square().mean(-1).sqrt() for w in weights], -1)
+    return c * state.scale / size.clamp_min(1e-12)
+
+
+def train_policy(
+    stage: Stage,
+    venv: Callable[[], VecEnv],
+    settings: Settings,
+    seed: int,
+    steps: int,
+    *,
+    recurrent: bool = False,
+    agents: int = 1,
+) -> None:
+    """Train PPO for `settings.rollouts` rollouts, and leave the policy in the stage.
+
+    A stage that was stopped starts again from its beginning: the same seed gives the same policy.
+    """
+    if stage.finished:
+        return
+    env = venv()
+    total = env.num_envs * steps * settings.rollouts
+    model = make_ppo(env, settings, seed, steps, recurrent=recurrent)
+    progress = Progress(stage, total // agents, agents)
+    model.learn(total, callback=progress)
+    stage.save(
+        total // agents,
+        policy_tensors(model.policy),
+        {"training_return": progress.last},
+        finished=True,
+    )
+
+
+def copy_env(env: WeightSpace, **changes: Any) -> WeightSpace:
+    """The same environment with some attributes changed, such as `drive` or `steps`."""
+    changed = copy.copy(env)
+    for name, value in changes.items():
+        if not hasattr(env, name):
+            raise ValueError(f"{name!r} is no attribute of the environment")
+        setattr(changed, name, value)
+    return changed

@@ -148,7 +148,10 @@ class _OneAgent(_AgentRows):
 
 
 def learn_independently(
-    venv: SB3VecEnv, make_learner: Callable[[VecEnv, int], Any], total_timesteps: int
+    venv: SB3VecEnv,
+    make_learner: Callable[[VecEnv, int], Any],
+    total_timesteps: int,
+    callback: Any = None,
 ) -> Sequence[Any]:
     """Train one learner for each agent, all in the same environment at the same time.
 
@@ -161,6 +164,7 @@ def learn_independently(
         make_learner: `make_learner(env, agent)` gives a Stable-Baselines3 algorithm. All must
             ask for equally many steps between updates.
         total_timesteps: environment steps of each learner.
+        callback: of Stable-Baselines3, for the first learner.
 
     Returns:
         The A learners.
@@ -172,7 +176,8 @@ def learn_independently(
     def work(agent: int) -> None:
         try:
             turns.wait_for(agent)
-            learners[agent].learn(total_timesteps)
+            extra = {"callback": callback} if agent == 0 and callback is not None else {}
+            learners[agent].learn(total_timesteps, **extra)
             turns.pass_on(agent)
         except BaseException as error:
             turns.fail(error)

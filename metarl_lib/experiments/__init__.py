@@ -1,6 +1,12 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
-from metarl_lib.experiments import digits, perturbation_noise, teacher_student, update_rule
+from metarl_lib.experiments import (
+    digits,
+    layerwise,
+    perturbation_noise,
+    teacher_student,
+    update_rule,
+)
 from metarl_lib.experiments.base import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -10,5 +16,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         digits.EXPERIMENT,
         perturbation_noise.EXPERIMENT,
         update_rule.EXPERIMENT,
+        layerwise.EXPERIMENT,
     )
 }

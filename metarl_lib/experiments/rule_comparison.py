@@ -1,4 +1,4 @@
-"""Learned update rules put to the test: where they are tested, beside what, and what they do there."""
+"""Learned update rules put to the test: where they are tested, beside what, and what they do."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -64,7 +64,7 @@ class Rows:
 class SingleEnv(gymnasium.Env):
     """One row as a Gymnasium environment."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata = {"render_modes": []}  # noqa: RUF012
 
     def __init__(self, env: BatchedEnv, split: str = "train") -> None:
         self.rows = Rows(env, 1, split)
@@ -94,10 +94,7 @@ class SingleEnv(gymnasium.Env):
 class VectorEnv(gymnasium.vector.VectorEnv):
     """B rows as a Gymnasium vector environment that restarts a row in the step that ends it."""
 
-    metadata: ClassVar[dict[str, Any]] = {
-        "render_modes": [],
-        "autoreset_mode": AutoresetMode.SAME_STEP,
-    }
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(self, env: BatchedEnv, num_envs: int, split: str = "train") -> None:
         self.rows = Rows(env, num_envs, split)

@@ -26,6 +26,12 @@ def one_agent(space: Any) -> spaces.Box:
     return spaces.Box(space.low[0], space.high[0], dtype=space.dtype)
 
 
+def _count(venv: SB3VecEnv) -> int:
+    """A, the number of agents of a row."""
+    assert venv.observation_space.shape is not None
+    return int(venv.observation_space.shape[0])
+
+
 class _AgentRows(VecEnvWrapper):
     """Some of the agents of each row, as rows of a vector environment."""
 
@@ -45,8 +51,8 @@ class _AgentRows(VecEnvWrapper):
                 spread.append(own)
         return spread
 
-    def reset(self) -> np.ndarray:
-        return self.venv.reset()
+    def reset(self) -> Any:
+        raise NotImplementedError
 
     def step_wait(self) -> Any:
         raise NotImplementedError
@@ -60,7 +66,7 @@ class SharedAgents(_AgentRows):
     """
 
     def __init__(self, venv: SB3VecEnv) -> None:
-        super().__init__(venv, venv.observation_space.shape[0])
+        super().__init__(venv, _count(venv))
 
     def reset(self) -> np.ndarray:
         """Start every row anew."""
@@ -81,8 +87,9 @@ class SharedAgents(_AgentRows):
         )
 
     @staticmethod
-    def _flat(observation: np.ndarray) -> np.ndarray:
-        return observation.reshape(-1, *observation.shape[2:])
+    def _flat(observation: Any) -> np.ndarray:
+        flat: np.ndarray = observation.reshape(-1, *observation.shape[2:])
+        return flat
 
 
 class _Turns:
@@ -92,7 +99,7 @@ class _Turns:
         self.venv, self.agents = venv, agents
         self.condition = threading.Condition()
         self.turn = 0
-        self.actions: list[np.ndarray | None] = [None] * agents
+        self.actions: list[Any] = [None] * agents
         self.result: Any = None
         self.failure: BaseException | None = None
         self.waiting: set[int] = set(range(agents))
@@ -169,7 +176,7 @@ def learn_independently(
     Returns:
         The A learners.
     """
-    agents = int(venv.observation_space.shape[0])
+    agents = _count(venv)
     turns = _Turns(venv, agents)
     learners = [make_learner(_OneAgent(turns, agent), agent) for agent in range(agents)]
 

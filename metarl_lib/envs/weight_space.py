@@ -125,7 +125,9 @@ class WeightSpace:
                     f"family={family!r} is unknown: choose one of {', '.join(FAMILIES)}, "
                     "or give a Family"
                 )
-            family = FAMILIES[family]()
+            self.family: Family = FAMILIES[family]()
+        else:
+            self.family = family
         step_size = STEP_SIZES[action_mode] if step_size is None else step_size
         for name, number in (("steps", steps), ("sigma", sigma), ("step_size", step_size)):
             if not 0 < number < math.inf:
@@ -136,15 +138,14 @@ class WeightSpace:
             )
         self.signals = tuple(signals)
         self.network = Network(tuple(widths), activation, output_activation, bias)
-        check_fit(self.network, family)
-        self.family: Family = family
+        check_fit(self.network, self.family)
         self.action_mode, self.reward, self.drive = action_mode, reward, drive
         whole = action_mode in ("set", "delta")
         self.observation = observation or ("weights" if whole else "statistics")
         self.steps, self.sigma, self.step_size = int(steps), sigma, step_size
         self.init_std = init_std
         self.fixed_task, self.task_seed = fixed_task, task_seed
-        default: Loss = half_mse if family.kind == "regression" else cross_entropy
+        default: Loss = half_mse if self.family.kind == "regression" else cross_entropy
         self.loss = loss or default
         self.layer_of = [i // 2 if bias else i for i in range(len(self.network.shapes))]
         self.needs_signals = not whole or self.observation == "statistics"
@@ -281,7 +282,7 @@ class WeightSpace:
 
     def _updated(self, state: State, action: Tensor, momentum: Params) -> Params:
         if self.action_mode in ("set", "delta"):
-            given = self._unflatten(action)
+            given = self.unflatten(action)
             if self.action_mode == "set":
                 return given
             return [p + self.step_size * g for p, g in zip(state.params, given, strict=True)]
@@ -290,7 +291,7 @@ class WeightSpace:
             return [
                 p - like(state.scale[:, layer], p) * c
                 for p, c, layer in zip(
-                    state.params, self._unflatten(coefficients), self.layer_of, strict=True
+                    state.params, self.unflatten(coefficients), self.layer_of, strict=True
                 )
             ]
         coefficients = coefficients.unflatten(-1, (self.network.num_layers, len(self.signals)))
@@ -316,7 +317,8 @@ class WeightSpace:
             parts.append(torch.cat([torch.stack(own, -1), common], -1))
         return torch.cat(parts, 1).clamp(-CLIP, CLIP)
 
-    def _unflatten(self, vector: Tensor) -> Params:
+    def unflatten(self, vector: Tensor) -> Params:
+        """The parameters `[B, …]` out of vectors `[B, P]`, in the network's order."""
         sizes = [math.prod(shape) for shape in self.network.shapes]
         return [
             part.unflatten(-1, shape)

@@ -6,6 +6,7 @@ from metarl_lib.experiments import (
     perturbation_noise,
     teacher_student,
     update_rule,
+    weight_space,
 )
 from metarl_lib.experiments.base import Experiment
 
@@ -15,6 +16,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         teacher_student.EXPERIMENT,
         digits.EXPERIMENT,
         perturbation_noise.EXPERIMENT,
+        weight_space.EXPERIMENT,
         update_rule.EXPERIMENT,
         layerwise.EXPERIMENT,
     )

@@ -21,6 +21,7 @@ from metarl_lib.experiments.hand_made import references, train_by_hand, tune
 from metarl_lib.experiments.learners import (
     Actor,
     Follow,
+    LearnerConfig,
     Life,
     Progress,
     follow,
@@ -38,22 +39,12 @@ HAND_MADE = ("np", "wp")
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(LearnerConfig):
     """Fields of the experiment with one agent per layer."""
 
     hidden: int = option(25, "units of each hidden layer of the base networks")
     depth: int = option(2, "hidden layers of the base networks")
     samples: int = option(64, "training samples of a task")
-    steps: int = option(100, "updates in a base network's life")
-    rows: int = option(128, "base networks that are trained side by side")
-    rollouts: int = option(100, "rollouts of PPO, one whole life of every row each")
-    epochs: int = option(8, "passes of PPO over a rollout")
-    minibatches: int = option(8, "minibatches of a pass")
-    ppo_rate: float = option(1e-3, "PPO's learning rate at the start; it falls to zero")
-    discount: float = option(0.97, "PPO's discount")
-    gae_lambda: float = option(0.95, "decay of the advantage estimate")
-    log_std: float = option(-1.0, "logarithm of the policy's initial noise")
-    units: int = option(64, "units of a policy's two hidden layers")
     test_tasks: int = option(128, "held-out tasks")
     search_tasks: int = option(16, "tasks on which the hand-made rules are tuned")
     rates: tuple[float, ...] = option(
@@ -64,12 +55,9 @@ class Config:
     init_std: float = option(0.5, "standard deviation of the initial weights")
 
     def __post_init__(self) -> None:
-        check_positive(self, "hidden", "depth", "samples", "steps", "rows", "rollouts", "epochs")
-        check_positive(self, "minibatches", "ppo_rate", "units", "test_tasks", "search_tasks")
+        super().__post_init__()
+        check_positive(self, "hidden", "depth", "samples", "test_tasks", "search_tasks")
         check_positive(self, "rates", "sigma", "init_std")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
 
 
 PRESETS = {
@@ -175,7 +163,7 @@ def learn(stage: Stage, config: Config, team: Team, seed: int) -> None:
             rows = SB3VecEnv(env, config.rows, seed=seed)
             return rows if team.kind == "single" else SharedAgents(rows)
 
-        train_policy(stage, venv, config, seed, config.steps, agents=count)
+        train_policy(stage, venv, config, seed, agents=count)
         return
     if stage.finished:
         return
@@ -184,7 +172,7 @@ def learn(stage: Stage, config: Config, team: Team, seed: int) -> None:
     progress = Progress(stage, total)
     learners = learn_independently(
         rows,
-        lambda own, agent: make_ppo(own, config, seed + agent, config.steps),
+        lambda own, agent: make_ppo(own, config, seed + agent),
         total,
         progress,
     )
@@ -264,17 +252,19 @@ def live(
     team, inner = TEAMS[variant], environment(config, condition)
     stream = unseen_stream(seed, condition)
     if team.kind == "single":
-        policy = rebuild(tensors, variant, inner.observation_space, inner.action_space, config)
+        policy = rebuild(
+            tensors, variant, inner.observation_space, inner.action_space, config.units
+        )
         flat = None if keep is None else keep.flatten()
         return follow(inner, Follow(policy, change=_scaled(flat)), tasks, stream)
     env = agents(config, team.view, condition)
     spaces = one_agent(env.observation_space), one_agent(env.action_space)
     if team.kind == "shared":
-        policy = rebuild(tensors, variant, *spaces, config)
+        policy = rebuild(tensors, variant, *spaces, config.units)
         actor: Actor = Follow(policy, agents=True, change=_scaled(keep))
     else:
         own = [
-            Follow(rebuild(tensors, f"{variant}.{agent}", *spaces, config))
+            Follow(rebuild(tensors, f"{variant}.{agent}", *spaces, config.units))
             for agent in range(env.num_agents)
         ]
         actor = Together(own, _scaled(keep))

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from sb3_contrib import RecurrentPPO
 from sb3_contrib.ppo_recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -22,24 +23,34 @@ from tqdm import tqdm
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
 from metarl_lib.envs.weight_state import TINY, State
+from metarl_lib.experiments.base import check_positive, option
 from metarl_lib.runs import Stage, generator
 
 Actor = Callable[[Tensor, State], Tensor]
 """`actor(observation, state)` gives the actions of all rows."""
 
 
-class Settings(Protocol):
-    """The fields of a configuration that a learner needs; see `LEARNER_HELP`."""
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The fields of every experiment that trains PPO on lives of base networks."""
 
-    rows: int
-    rollouts: int
-    epochs: int
-    minibatches: int
-    ppo_rate: float
-    discount: float
-    gae_lambda: float
-    log_std: float
-    units: int
+    steps: int = option(100, "updates in a base network's life")
+    rows: int = option(128, "base networks that are trained side by side")
+    rollouts: int = option(100, "rollouts of PPO, one whole life of every row each")
+    epochs: int = option(8, "passes of PPO over a rollout")
+    minibatches: int = option(8, "minibatches of a pass")
+    ppo_rate: float = option(1e-3, "PPO's learning rate at the start; it falls to zero")
+    discount: float = option(0.97, "PPO's discount")
+    gae_lambda: float = option(0.95, "decay of the advantage estimate")
+    log_std: float = option(-1.0, "logarithm of the policy's initial noise")
+    units: int = option(64, "units of the policy's two hidden layers")
+
+    def __post_init__(self) -> None:
+        check_positive(self, "steps", "rows", "rollouts", "epochs", "minibatches", "ppo_rate")
+        check_positive(self, "units")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
 
 
 def seed_of(seed: int, index: int) -> int:
@@ -48,20 +59,20 @@ def seed_of(seed: int, index: int) -> int:
 
 
 def make_ppo(
-    venv: VecEnv, settings: Settings, seed: int, steps: int, *, recurrent: bool = False
-) -> PPO:
-    """Stable-Baselines3's PPO, or sb3-contrib's RecurrentPPO, for episodes of `steps` steps.
+    venv: VecEnv, settings: LearnerConfig, seed: int, *, recurrent: bool = False
+) -> OnPolicyAlgorithm:
+    """Stable-Baselines3's PPO, or sb3-contrib's RecurrentPPO, a rollout at a time.
 
     A rollout is one whole episode of every row, so that a recurrent policy carries its memory
     over exactly one life. The learning rate falls linearly to zero.
     """
-    batch = max(1, venv.num_envs * steps // settings.minibatches)
+    batch = max(1, venv.num_envs * settings.steps // settings.minibatches)
     policy: dict[str, Any] = {
         "log_std_init": settings.log_std,
         "net_arch": [settings.units, settings.units],
     }
     options: dict[str, Any] = {
-        "n_steps": steps,
+        "n_steps": settings.steps,
         "batch_size": batch,
         "n_epochs": settings.epochs,
         "gamma": settings.discount,
@@ -99,6 +110,7 @@ class Progress(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
+        assert isinstance(self.model, OnPolicyAlgorithm)
         rewards = self.model.rollout_buffer.rewards
         self.last = float(rewards.sum(0).mean())
         done = self.num_timesteps // self.weight
@@ -118,13 +130,12 @@ def policy_tensors(policy: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def rebuild(
-    tensors: Mapping[str, Tensor], prefix: str, observation: Any, action: Any, settings: Settings
+    tensors: Mapping[str, Tensor], prefix: str, observation: Any, action: Any, units: int
 ) -> ActorCriticPolicy:
-    """The policy whose tensors stand under `prefix.`, for the given spaces."""
+    """The policy, of hidden layers with `units`, whose tensors stand under `prefix.`."""
     own = {
         k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")
     }
-    units = settings.units
     kind: Any
     if any(name.startswith("lstm_actor") for name in own):
         kind, shape = (
@@ -231,9 +242,8 @@ def drive_rates(env: WeightSpace, state: State, action: Tensor) -> Tensor:
 def train_policy(
     stage: Stage,
     venv: Callable[[], VecEnv],
-    settings: Settings,
+    settings: LearnerConfig,
     seed: int,
-    steps: int,
     *,
     recurrent: bool = False,
     agents: int = 1,
@@ -245,8 +255,8 @@ def train_policy(
     if stage.finished:
         return
     env = venv()
-    total = env.num_envs * steps * settings.rollouts
-    model = make_ppo(env, settings, seed, steps, recurrent=recurrent)
+    total = env.num_envs * settings.steps * settings.rollouts
+    model = make_ppo(env, settings, seed, recurrent=recurrent)
     progress = Progress(stage, total // agents, agents)
     model.learn(total, callback=progress)
     stage.save(

@@ -161,7 +161,7 @@ def live(
     observation, action = env.observation_space, env.action_space
     if synapse:
         observation, action = one_agent(observation), one_agent(action)
-    policy = rebuild(tensors, variant, observation, action, config)
+    policy = rebuild(tensors, variant, observation, action, config.units)
     actor = Follow(policy, synapse, change)
     return follow(env, actor, tasks, unseen_stream(seed, condition), inner)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.agents import SharedAgents, Synapses
 from metarl_lib.experiments.base import Experiment, check_positive, option
-from metarl_lib.experiments.learners import seed_of, train_policy
+from metarl_lib.experiments.learners import LearnerConfig, seed_of, train_policy
 from metarl_lib.experiments.rule_comparison import (
     CONDITIONS,
     LEARNED,
@@ -29,23 +29,14 @@ NAME = "update_rule"
 
 
 @dataclass(frozen=True)
-class Config:
+class Config(LearnerConfig):
     """Fields of the experiment on learned update rules."""
 
     hidden: int = option(25, "hidden units of the base networks in meta-training")
     samples: int = option(64, "training samples of a task")
-    steps: int = option(100, "updates in a base network's life")
-    rows: int = option(128, "base networks that are trained side by side")
     rollouts: int = option(150, "rollouts of PPO, one whole life of every row each")
     synapse_rows: int = option(8, "the same for the rule at every synapse")
     synapse_rollouts: int = option(120, "rollouts of the rule at every synapse")
-    epochs: int = option(8, "passes of PPO over a rollout")
-    minibatches: int = option(8, "minibatches of a pass")
-    ppo_rate: float = option(1e-3, "PPO's learning rate at the start; it falls to zero")
-    discount: float = option(0.97, "PPO's discount")
-    gae_lambda: float = option(0.95, "decay of the advantage estimate")
-    log_std: float = option(-1.0, "logarithm of the policy's initial noise")
-    units: int = option(64, "units of the policy's two hidden layers")
     test_tasks: int = option(128, "held-out tasks")
     search_tasks: int = option(16, "tasks on which the hand-made rules are tuned")
     conditions: tuple[str, ...] = option(CONDITIONS, "where the rules are tested")
@@ -57,12 +48,9 @@ class Config:
     init_std: float = option(1.0, "standard deviation of the initial weights")
 
     def __post_init__(self) -> None:
-        check_positive(self, "hidden", "samples", "steps", "rows", "rollouts", "synapse_rows")
-        check_positive(self, "synapse_rollouts", "epochs", "minibatches", "ppo_rate", "units")
+        super().__post_init__()
+        check_positive(self, "hidden", "samples", "synapse_rows", "synapse_rollouts")
         check_positive(self, "test_tasks", "search_tasks", "rates", "sigma", "init_std")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
         for condition in self.conditions:
             look_up("conditions", condition, dict.fromkeys(CONDITIONS))
 
@@ -127,7 +115,6 @@ def learn(stage: Stage, config: Config, learned: Learned, seed: int, index: int)
             lambda: SharedAgents(SB3VecEnv(Synapses(env), own.rows, seed=start)),
             replace(own, epochs=3, minibatches=40),
             start,
-            config.steps,
             agents=env.network.num_weights,
         )
         return
@@ -136,7 +123,6 @@ def learn(stage: Stage, config: Config, learned: Learned, seed: int, index: int)
         lambda: SB3VecEnv(env, own.rows, seed=start),
         own,
         start,
-        config.steps,
         recurrent=learned.kind == "recurrent",
     )
 

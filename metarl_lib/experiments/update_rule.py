@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl_lib.envs.adapters import SB3VecEnv
@@ -35,8 +36,10 @@ class Config(LearnerConfig):
     hidden: int = option(25, "hidden units of the base networks in meta-training")
     samples: int = option(64, "training samples of a task")
     rollouts: int = option(150, "rollouts of PPO, one whole life of every row each")
-    synapse_rows: int = option(8, "the same for the rule at every synapse")
-    synapse_rollouts: int = option(120, "rollouts of the rule at every synapse")
+    recurrent_rows: int = option(64, "base networks side by side for the recurrent policy")
+    recurrent_rollouts: int = option(100, "rollouts of the recurrent policy")
+    synapse_rows: int = option(8, "base networks side by side for the policy at every synapse")
+    synapse_rollouts: int = option(100, "rollouts of the policy at every synapse")
     test_tasks: int = option(128, "held-out tasks")
     search_tasks: int = option(16, "tasks on which the hand-made rules are tuned")
     conditions: tuple[str, ...] = option(CONDITIONS, "where the rules are tested")
@@ -49,7 +52,8 @@ class Config(LearnerConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "hidden", "samples", "synapse_rows", "synapse_rollouts")
+        check_positive(self, "hidden", "samples", "recurrent_rows", "recurrent_rollouts")
+        check_positive(self, "synapse_rows", "synapse_rollouts")
         check_positive(self, "test_tasks", "search_tasks", "rates", "sigma", "init_std")
         for condition in self.conditions:
             look_up("conditions", condition, dict.fromkeys(CONDITIONS))
@@ -57,12 +61,14 @@ class Config(LearnerConfig):
 
 PRESETS = {
     "smoke": Config(
-        hidden=5, samples=8, steps=8, rows=4, rollouts=2, synapse_rows=2, synapse_rollouts=2,
-        epochs=1, minibatches=2, units=8, test_tasks=4, search_tasks=4, rates=(1e-2, 3e-2),
+        hidden=5, samples=8, steps=8, rows=4, rollouts=2, recurrent_rows=4, recurrent_rollouts=2,
+        synapse_rows=2, synapse_rollouts=2, epochs=1, minibatches=2, units=8, test_tasks=4,
+        search_tasks=4, rates=(1e-2, 3e-2),
         conditions=("held_out", "width_4x", "digits", "sinusoids"),
     ),
     "book": Config(
-        samples=32, steps=50, rows=32, rollouts=20, synapse_rows=2, synapse_rollouts=5,
+        samples=32, steps=50, rows=32, rollouts=20, recurrent_rows=16, recurrent_rollouts=10,
+        synapse_rows=2, synapse_rollouts=5,
         epochs=4, test_tasks=32, search_tasks=16, rates=(1e-2, 3e-2, 1e-1),
         conditions=("held_out", "width_4x"),
     ),
@@ -99,32 +105,38 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
 
 
 def settings(config: Config, learned: Learned) -> Config:
-    """The configuration, with rows and rollouts of the rule at every synapse where it is one."""
-    if learned.kind != "synapse":
-        return config
-    return replace(config, rows=config.synapse_rows, rollouts=config.synapse_rollouts)
+    """The configuration, with what the recurrent policy and that at every synapse need.
+
+    A rollout at every synapse holds P times as many samples as networks make steps, so it is
+    passed over less often, in more minibatches.
+    """
+    if learned.kind == "recurrent":
+        return replace(config, rows=config.recurrent_rows, rollouts=config.recurrent_rollouts)
+    if learned.kind == "synapse":
+        return replace(
+            config,
+            rows=config.synapse_rows,
+            rollouts=config.synapse_rollouts,
+            epochs=min(3, config.epochs),
+            minibatches=5 * config.minibatches,
+        )
+    return config
 
 
 def learn(stage: Stage, config: Config, learned: Learned, seed: int, index: int) -> None:
     """Meta-train one rule in its stage."""
     own, start = settings(config, learned), seed_of(seed, index)
     env = environment(config, learned=learned)
+    recurrent, agents = learned.kind == "recurrent", 1
+
+    def venv() -> VecEnv:
+        if learned.kind == "synapse":
+            return SharedAgents(SB3VecEnv(Synapses(env), own.rows, seed=start))
+        return SB3VecEnv(env, own.rows, seed=start)
+
     if learned.kind == "synapse":
-        train_policy(
-            stage,
-            lambda: SharedAgents(SB3VecEnv(Synapses(env), own.rows, seed=start)),
-            replace(own, epochs=3, minibatches=40),
-            start,
-            agents=env.network.num_weights,
-        )
-        return
-    train_policy(
-        stage,
-        lambda: SB3VecEnv(env, own.rows, seed=start),
-        own,
-        start,
-        recurrent=learned.kind == "recurrent",
-    )
+        agents = env.network.num_weights
+    train_policy(stage, venv, own, start, recurrent=recurrent, agents=agents)
 
 
 def _nowhere(step: int, values: Mapping[str, float]) -> None:

@@ -43,7 +43,7 @@ class Config:
     steps: int = option(201, "steps of an episode")
     seed_steps: int = option(2048, "steps of training in the seed: one rollout of PPO")
     long_steps: int = option(2_097_152, "steps of the long trainings")
-    rows: int = option(16, "base networks of the long trainings, side by side")
+    rows: int = option(64, "base networks of the long trainings, side by side")
     rollout: int = option(2048, "steps between two updates of PPO")
     more: int = option(16, "times as many, with more trajectories")
     discount: float = option(0.7, "PPO's discount, as in the seed")
@@ -71,7 +71,7 @@ PRESETS = {
         rollout=64, more=4, test_tasks=4, reference_steps=20,
     ),
     "book": Config(
-        samples=64, steps=51, long_steps=32_768, more=4, test_tasks=16, reference_steps=1_000
+        samples=64, steps=51, long_steps=32_768, rows=16, more=4, test_tasks=16, reference_steps=1_000
     ),
     "full": Config(),
 }  # fmt: skip

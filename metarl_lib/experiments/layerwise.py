@@ -45,7 +45,8 @@ class Config(LearnerConfig):
     hidden: int = option(25, "units of each hidden layer of the base networks")
     depth: int = option(2, "hidden layers of the base networks")
     samples: int = option(64, "training samples of a task")
-    test_tasks: int = option(128, "held-out tasks")
+    rollouts: int = option(60, "rollouts of PPO, one whole life of every row each")
+    test_tasks: int = option(64, "held-out tasks")
     search_tasks: int = option(16, "tasks on which the hand-made rules are tuned")
     rates: tuple[float, ...] = option(
         (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 6e-3, 1e-2, 2e-2, 3e-2, 6e-2, 1e-1),

@@ -35,12 +35,11 @@ class Config(LearnerConfig):
 
     hidden: int = option(25, "hidden units of the base networks in meta-training")
     samples: int = option(64, "training samples of a task")
-    rollouts: int = option(150, "rollouts of PPO, one whole life of every row each")
     recurrent_rows: int = option(64, "base networks side by side for the recurrent policy")
-    recurrent_rollouts: int = option(100, "rollouts of the recurrent policy")
+    recurrent_rollouts: int = option(80, "rollouts of the recurrent policy")
     synapse_rows: int = option(8, "base networks side by side for the policy at every synapse")
-    synapse_rollouts: int = option(100, "rollouts of the policy at every synapse")
-    test_tasks: int = option(128, "held-out tasks")
+    synapse_rollouts: int = option(80, "rollouts of the policy at every synapse")
+    test_tasks: int = option(64, "held-out tasks")
     search_tasks: int = option(16, "tasks on which the hand-made rules are tuned")
     conditions: tuple[str, ...] = option(CONDITIONS, "where the rules are tested")
     rates: tuple[float, ...] = option(

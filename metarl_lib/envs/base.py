@@ -8,7 +8,7 @@ serve many batches, a state can be kept and stepped again, and equal generators 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
@@ -29,6 +29,7 @@ class Step(NamedTuple):
     info: dict[str, Tensor]
 
 
+@runtime_checkable
 class BatchedEnv(Protocol):
     """An environment whose B rows are the leading dimension of every tensor.
 

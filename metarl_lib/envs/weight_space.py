@@ -10,8 +10,9 @@ Action modes (ΔW_l is the change of layer l, ρ_l the root mean square of its i
     rule     ΔW_l = −ρ_l Σ_k c(a_lk) ŝ_lk    one coefficient for each local signal of a layer
     synapse  ΔW_lij = −ρ_l c(a_lij)          one action a synapse, each seeing its own signals
 
-where ŝ is a signal divided by its root mean square over the layer, the signals are drive,
-momentum (the drive's running mean), hebb and the weights themselves (decay), and
+where ŝ is a signal divided by its root mean square over the parameter (the weights or the biases of
+a layer), the signals are drive, momentum (the drive's running mean), hebb and the parameter itself
+(decay, divided by ρ), and
 c(a) = step_size · sinh(5a) / sinh(5) spans two decades on both sides of 0.
 """
 
@@ -28,6 +29,12 @@ from torch import Tensor
 from metarl_lib.datasets import DigitsFamily, Family, SinusoidFamily, Tasks, TeacherFamily
 from metarl_lib.envs.base import Step, check_action, map_tree
 from metarl_lib.envs.signals import DRIVES, Signals, blocks, local_signals
+from metarl_lib.envs.weight_checks import (
+    check_choice,
+    check_fit,
+    check_numbers,
+    check_signals,
+)
 from metarl_lib.envs.weight_state import (
     CLIP,
     GLOBALS,
@@ -51,7 +58,7 @@ MODES = ("set", "delta", "rule", "synapse")
 OBSERVATIONS = ("weights", "statistics")
 REWARDS = ("loss", "improvement")
 FAMILIES = {"teacher_student": TeacherFamily, "digits": DigitsFamily, "sinusoids": SinusoidFamily}
-STEP_SIZES = {"set": 10.0, "delta": 0.1, "rule": 0.3, "synapse": 0.3}
+STEP_SIZES = {"set": 3.0, "delta": 0.1, "rule": 0.3, "synapse": 0.3}
 
 SHARPNESS = 5.0
 LOSS_LIMIT = 1e6
@@ -69,7 +76,8 @@ class WeightSpace:
         observation: `"weights"` (all of them, the default of set and delta) or `"statistics"`
             (`GLOBALS`, then `STATISTICS` of each layer, the default of rule). In mode synapse
             each synapse sees `LOCALS`, `[P, 9]`.
-        reward: `"improvement"`, log E before less log E after, or `"loss"`, −E (the seed's).
+        reward: `"improvement"`, log E before less log E after, clipped to ±10, or `"loss"`, −E
+            (the seed's).
         steps: T, the length of an episode. Its end is part of the task: `terminated`.
         drive: the first signal, `"perturbation"` or `"gradient"`; see `envs.signals`.
         signals: those of `SIGNALS` that mode rule may use.
@@ -77,7 +85,7 @@ class WeightSpace:
         init_std: standard deviation of its initial weights; He's by default.
         fixed_task: every episode has the one task that `task_seed` draws (the seed's way).
         sigma: σ of the perturbation.
-        step_size: what the largest action does; by default 10 (set), 0.1 (delta), 0.3.
+        step_size: what the largest action does; by default 3 (set), 0.1 (delta), 0.3.
         loss: one value per sample; by default that of the family.
 
     A network whose loss is no longer finite, or above 10⁶, has *diverged*: its episode ends,
@@ -110,15 +118,10 @@ class WeightSpace:
         step_size: float | None = None,
         loss: Loss | None = None,
     ) -> None:
-        for name, value, allowed in (
-            ("action_mode", action_mode, MODES),
-            ("observation", observation, (None, *OBSERVATIONS)),
-            ("reward", reward, REWARDS),
-            ("drive", drive, DRIVES),
-        ):
-            if value not in allowed:
-                names = ", ".join(map(str, allowed))
-                raise ValueError(f"{name}={value!r} is unknown: choose one of {names}")
+        check_choice("action_mode", action_mode, MODES)
+        check_choice("observation", observation, (None, *OBSERVATIONS))
+        check_choice("reward", reward, REWARDS)
+        check_choice("drive", drive, DRIVES)
         if isinstance(family, str):
             if family not in FAMILIES:
                 raise ValueError(
@@ -129,12 +132,12 @@ class WeightSpace:
         else:
             self.family = family
         step_size = STEP_SIZES[action_mode] if step_size is None else step_size
-        for name, number in (("steps", steps), ("sigma", sigma), ("step_size", step_size)):
-            if not 0 < number < math.inf:
-                raise ValueError(f"{name}={number!r}: must be a positive number")
-        if not signals or any(name not in SIGNALS for name in signals):
+        check_numbers(steps, init_std, sigma=sigma, step_size=step_size)
+        check_signals(signals)
+        if action_mode == "synapse" and observation == "weights":
             raise ValueError(
-                f"signals={tuple(signals)!r}: choose one or more of {', '.join(SIGNALS)}"
+                "observation='weights' does not go with action_mode='synapse', in which each "
+                "synapse sees its own signals: leave it out"
             )
         self.signals = tuple(signals)
         self.network = Network(tuple(widths), activation, output_activation, bias)
@@ -142,7 +145,7 @@ class WeightSpace:
         self.action_mode, self.reward, self.drive = action_mode, reward, drive
         whole = action_mode in ("set", "delta")
         self.observation = observation or ("weights" if whole else "statistics")
-        self.steps, self.sigma, self.step_size = int(steps), sigma, step_size
+        self.steps, self.sigma, self.step_size = steps, sigma, step_size
         self.init_std = init_std
         self.fixed_task, self.task_seed = fixed_task, task_seed
         default: Loss = half_mse if self.family.kind == "regression" else cross_entropy
@@ -180,7 +183,9 @@ class WeightSpace:
         params: Params = []
         for shape in self.network.shapes:
             std = self.init_std if self.init_std is not None else math.sqrt(2 / shape[-1])
-            draw = torch.randn(batch, *shape, generator=generator, device=tasks.x.device)
+            draw = torch.randn(
+                batch, *shape, generator=generator, dtype=tasks.x.dtype, device=tasks.x.device
+            )
             params.append(std * draw if len(shape) == 2 else torch.zeros_like(draw))
         return self.start(tasks, params, generator)
 
@@ -324,18 +329,3 @@ class WeightSpace:
             part.unflatten(-1, shape)
             for part, shape in zip(vector.split(sizes, -1), self.network.shapes, strict=True)
         ]
-
-
-def check_fit(network: Network, family: Family) -> None:
-    """A family's inputs and outputs must be those of the network.
-
-    Raises:
-        ValueError: names both, and the fix.
-    """
-    ends = network.widths[0], network.widths[-1]
-    if ends != (family.inputs, family.outputs):
-        raise ValueError(
-            f"widths={tuple(network.widths)} do not fit {type(family).__name__}, which has "
-            f"{family.inputs} inputs and {family.outputs} outputs: the first and the last width "
-            "must be these"
-        )

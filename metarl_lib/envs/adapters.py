@@ -32,6 +32,7 @@ class Rows:
     def __init__(self, env: BatchedEnv, batch: int, split: str = "train") -> None:
         self.env, self.batch, self.split = env, batch, split
         self.generator = torch.Generator()
+        self.generator.seed()
         self.state: Any = None
 
     def reset(self, seed: int | None = None) -> Tensor:
@@ -123,7 +124,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             last = np.empty(self.num_envs, dtype=object)
             for row in ended.nonzero().flatten().tolist():
                 last[row] = step.observation[row].numpy()
-            info |= {"final_obs": last, "_final_obs": ended.numpy()}
+            info["final_info"] = dict(info)
+            info |= {"final_obs": last, "_final_obs": ended.numpy(), "_final_info": ended.numpy()}
         return (
             self.rows.restart(ended, step.observation).numpy(),
             step.reward.double().numpy(),
@@ -139,7 +141,7 @@ class SB3VecEnv(VecEnv):
     Args:
         env: the environment.
         num_envs: B.
-        seed: of the rows' stream; one more each time the environment is reset.
+        seed: of the rows' stream, which goes on when the environment is reset.
         split: which tasks are drawn.
     """
 

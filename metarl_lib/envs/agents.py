@@ -92,6 +92,9 @@ class SharedAgents(_AgentRows):
         return flat
 
 
+UNEVEN = "a learner ended while another wanted to go on: all must ask for equally many steps"
+
+
 class _Turns:
     """Threads that run strictly one after the other, so that nothing depends on their speed."""
 
@@ -102,7 +105,8 @@ class _Turns:
         self.actions: list[Any] = [None] * agents
         self.result: Any = None
         self.failure: BaseException | None = None
-        self.waiting: set[int] = set(range(agents))
+        self.calls = 0
+        self.finished: set[int] = set()
 
     def wait_for(self, agent: int) -> None:
         """Sleep until it is this agent's turn."""
@@ -130,6 +134,7 @@ class _OneAgent(_AgentRows):
     def __init__(self, turns: _Turns, agent: int) -> None:
         super().__init__(turns.venv, 1)
         self.turns, self.agent = turns, agent
+        self.calls = 0
 
     def reset(self) -> np.ndarray:
         return self._together(self.venv.reset)[:, self.agent]
@@ -147,10 +152,16 @@ class _OneAgent(_AgentRows):
 
     def _together(self, call: Callable[[], Any]) -> Any:
         """The last agent in turn makes the call; all of them get its result."""
+        self.calls += 1
+        if self.turns.finished:
+            raise RuntimeError(UNEVEN)
         if self.agent == self.turns.agents - 1:
             self.turns.result = call()
+            self.turns.calls += 1
         self.turns.pass_on(self.agent)
         self.turns.wait_for(self.agent)
+        if self.turns.calls != self.calls:
+            raise RuntimeError(UNEVEN)
         return self.turns.result
 
 
@@ -185,6 +196,7 @@ def learn_independently(
             turns.wait_for(agent)
             extra = {"callback": callback} if agent == 0 and callback is not None else {}
             learners[agent].learn(total_timesteps, **extra)
+            turns.finished.add(agent)
             turns.pass_on(agent)
         except BaseException as error:
             turns.fail(error)

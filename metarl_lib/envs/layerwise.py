@@ -18,9 +18,10 @@ from torch import Tensor
 
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.adapters import Rows, draw_seed
-from metarl_lib.envs.base import Step
+from metarl_lib.envs.base import Step, check_action
+from metarl_lib.envs.weight_checks import check_choice
 from metarl_lib.envs.weight_space import WeightSpace
-from metarl_lib.envs.weight_state import CLIP, GLOBALS, SIGNALS, STATISTICS, State
+from metarl_lib.envs.weight_state import CLIP, GLOBALS, STATISTICS, State
 
 VIEWS = ("global", "local")
 AGENT_MODES = ("rule", "delta", "set")
@@ -32,25 +33,26 @@ class Layerwise:
 
     Agent l sees `STATISTICS` of layer l and of layer l − 1 (zeros for the first layer), its
     place in the network (`PLACE`), and, with `view="global"`, what all layers share: `GLOBALS`.
-    Its action are the four coefficients of its own layer.
+    Its action are the coefficients of its own layer, one for each signal.
 
     Args:
         view: `"global"` or `"local"`, which hides the loss, its history and the time.
-        options: those of `WeightSpace`; `action_mode` is `"rule"`.
+        options: those of `WeightSpace`; the observation is always `"statistics"`.
 
     Raises:
         ValueError: for an unknown view, and as `WeightSpace` does.
     """
 
     def __init__(self, *, view: str = "global", **options: Any) -> None:
-        if view not in VIEWS:
-            raise ValueError(f"view={view!r} is unknown: choose one of {', '.join(VIEWS)}")
-        self.inner = WeightSpace(**{"action_mode": "rule", "observation": "statistics", **options})
+        check_choice("view", view, VIEWS)
+        check_choice("action_mode", options.get("action_mode", "rule"), AGENT_MODES)
+        self.inner = WeightSpace(**{**options, "observation": "statistics"})
         self.view = view
         self.num_agents = self.inner.network.num_layers
         size = 2 * len(STATISTICS) + len(PLACE) + (len(GLOBALS) if view == "global" else 0)
         self.observation_space = spaces.Box(-CLIP, CLIP, (self.num_agents, size), np.float32)
-        self.action_space = spaces.Box(-1.0, 1.0, (self.num_agents, len(SIGNALS)), np.float32)
+        actions = (self.num_agents, len(self.inner.signals))
+        self.action_space = spaces.Box(-1.0, 1.0, actions, np.float32)
 
     def sample_tasks(self, batch: int, generator: torch.Generator, split: str = "train") -> Tasks:
         """Draw tasks."""
@@ -63,6 +65,7 @@ class Layerwise:
 
     def step(self, state: State, action: Tensor, generator: torch.Generator) -> tuple[State, Step]:
         """Every agent acts on its layer, in every row."""
+        check_action(action, len(state.time), self.action_space)
         state, step = self.inner.step(state, action.flatten(1), generator)
         return state, step._replace(observation=self.observe(state))
 
@@ -88,10 +91,6 @@ class LayerAgents(ParallelEnv):
     """
 
     def __init__(self, action_mode: str = "rule", view: str = "global", **options: Any) -> None:
-        if action_mode not in AGENT_MODES:
-            raise ValueError(
-                f"action_mode={action_mode!r} is unknown: choose one of {', '.join(AGENT_MODES)}"
-            )
         self.metadata = {"name": "layerwise_v0", "render_modes": []}
         self.render_mode = None
         self.batched = Layerwise(view=view, action_mode=action_mode, **options)
@@ -135,7 +134,10 @@ class LayerAgents(ParallelEnv):
 
         Raises:
             ValueError: when an agent's action is missing or has the wrong shape.
+            RuntimeError: after the end of an episode.
         """
+        if not self.agents:
+            raise RuntimeError("step was called after the end of an episode: call reset first")
         parts = []
         for agent in self.possible_agents:
             wanted = self.action_space(agent).shape
@@ -170,7 +172,7 @@ class LayerAgents(ParallelEnv):
         if not self.whole:
             return (
                 spaces.Box(-CLIP, CLIP, (seen,), np.float32),
-                spaces.Box(-1.0, 1.0, (len(SIGNALS),), np.float32),
+                spaces.Box(-1.0, 1.0, (len(inner.signals),), np.float32),
             )
         size = self._sizes[layer]
         low = np.concatenate([np.full(seen, -CLIP), np.full(size, -np.inf)]).astype(np.float32)
@@ -196,7 +198,8 @@ class _Whole:
         self.sample_tasks, self.reset = batched.sample_tasks, batched.reset
 
     def step(self, state: State, action: Tensor, generator: torch.Generator) -> tuple[State, Step]:
-        return self.batched.step(state, action, generator)
+        state, step = self.batched.inner.step(state, action, generator)
+        return state, step._replace(observation=self.batched.observe(state))
 
 
 def parallel_env(**options: Any) -> LayerAgents:

@@ -234,7 +234,7 @@ class WeightSpace:
             time=state.time + 1,
         )
         ended = diverged | (state.time >= self.steps)
-        info = {"loss": signals.error, "diverged": diverged}
+        info = {"loss": signals.error.clone(), "diverged": diverged}
         never = torch.zeros_like(ended)
         return state, Step(self.observe(state), reward, ended, never, info)
 
@@ -289,7 +289,7 @@ class WeightSpace:
         if self.action_mode in ("set", "delta"):
             given = self.unflatten(action)
             if self.action_mode == "set":
-                return given
+                return [g.clone() for g in given]
             return [p + self.step_size * g for p, g in zip(state.params, given, strict=True)]
         coefficients = self.coefficients(action)
         if self.action_mode == "synapse":

@@ -106,7 +106,8 @@ def measure(
     """What the policy's weights are worth, and how much they depend on what it sees.
 
     Metrics: the mean log loss on training tasks and on unseen teachers, of the weights that the
-    policy sets when it sees fresh initial weights; `action_size`, the root mean square of these
+    policy sets when it sees fresh initial weights; the same less the log loss of the zero
+    predictor on each task (`train_minus_zero`, `test_minus_zero`); `action_size`, the root mean square of these
     weights; `action_spread`, that of their deviation from their mean over what was seen, in
     units of `action_size`.
     """
@@ -120,7 +121,9 @@ def measure(
         _, seen = env.reset(tasks, stream)
         actions = act(policy, seen)
         loss = env.loss(env.network(env.unflatten(actions), tasks.x), tasks.y).mean(-1)
+        zero = env.loss(torch.zeros_like(tasks.y), tasks.y).mean(-1)
         numbers[f"log_{split}_loss"] = float(loss.log().mean())
+        numbers[f"{split}_minus_zero"] = float((loss.log() - zero.log()).mean())
     numbers["action_size"] = float(actions.square().mean().sqrt())
     deviation = (actions - actions.mean(0)).square().mean().sqrt()
     numbers["action_spread"] = float(deviation) / max(numbers["action_size"], TINY)

@@ -43,6 +43,7 @@ class Config:
     steps: int = option(201, "steps of an episode")
     seed_steps: int = option(2048, "steps of training in the seed: one rollout of PPO")
     long_steps: int = option(2_097_152, "steps of the long trainings")
+    long_seeds: int = option(3, "only runs whose seed is below this number train for long")
     rows: int = option(64, "base networks of the long trainings, side by side")
     rollout: int = option(2048, "steps between two updates of PPO")
     more: int = option(16, "times as many, with more trajectories")
@@ -53,7 +54,9 @@ class Config:
 
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "teacher_hidden", "samples", "steps", "seed_steps")
-        check_positive(self, "long_steps", "rows", "rollout", "more", "bound", "test_tasks")
+        check_positive(
+            self, "long_steps", "long_seeds", "rows", "rollout", "more", "bound", "test_tasks"
+        )
         check_positive(self, "reference_steps")
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount={self.discount}: must lie between 0 and 1")
@@ -83,7 +86,7 @@ def run(config: Config, run: Run) -> list[Row]:
     rows: list[Row] = []
     for index, variant in enumerate(AS_CODED):
         train_as_coded(run.stage(variant), config, run.seed, seed_of(run.seed, index))
-    for index, variant in enumerate(LONG):
+    for index, variant in enumerate(LONG if run.seed < config.long_seeds else ()):
         stage = run.stage(variant)
         train_long(stage, config, run.seed, seed_of(run.seed, 2 + index))
         rows += [
@@ -118,6 +121,8 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
         row("digits-as-coded", name, value, config.seed_steps)
         for name, value in digits_losses(config, seed, tensors).items()
     ]
+    if seed >= config.long_seeds:
+        return rows
     env = environment(config, "distribution", seed)
     final = measure(env, policy_of(env, tensors, "distribution"), config.test_tasks, seed)
     return rows + [

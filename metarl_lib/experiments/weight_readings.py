@@ -107,9 +107,9 @@ def measure(
 
     Metrics: the mean log loss on training tasks and on unseen teachers, of the weights that the
     policy sets when it sees fresh initial weights; the same less the log loss of the zero
-    predictor on each task (`train_minus_zero`, `test_minus_zero`); `action_size`, the root mean square of these
-    weights; `action_spread`, that of their deviation from their mean over what was seen, in
-    units of `action_size`.
+    predictor on each task (`train_minus_zero`, `test_minus_zero`); `action_size`, the root mean
+    square of these weights; `action_spread`, that of their deviation from their mean over what
+    was seen, in units of `action_size`.
     """
     stream = generator(seed, "evaluation")
     numbers = {}

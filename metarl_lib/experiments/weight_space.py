@@ -43,6 +43,7 @@ class Config:
     steps: int = option(201, "steps of an episode")
     seed_steps: int = option(2048, "steps of training in the seed: one rollout of PPO")
     long_steps: int = option(2_097_152, "steps of the long trainings")
+    shorter: int = option(4, "times fewer steps in the long trainings but that with one task")
     long_seeds: int = option(3, "only runs whose seed is below this number train for long")
     rows: int = option(64, "base networks of the long trainings, side by side")
     rollout: int = option(2048, "steps between two updates of PPO")
@@ -61,10 +62,11 @@ class Config:
         if not 0 <= self.discount <= 1:
             raise ValueError(f"discount={self.discount}: must lie between 0 and 1")
         for rollout in (self.rollout, self.rollout * self.more):
-            if rollout % self.rows or self.long_steps % rollout:
+            if rollout % self.rows or self.long_steps % (self.shorter * rollout):
                 raise ValueError(
                     f"rollout={self.rollout}, more={self.more}: each rollout must be a multiple "
-                    f"of rows={self.rows}, and divide long_steps={self.long_steps}"
+                    f"of rows={self.rows}, and divide long_steps={self.long_steps} over "
+                    f"shorter={self.shorter}"
                 )
 
 
@@ -125,9 +127,9 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
         return rows
     env = environment(config, "distribution", seed)
     final = measure(env, policy_of(env, tensors, "distribution"), config.test_tasks, seed)
+    total = total_steps(config, "distribution")
     return rows + [
-        row("distribution", f"{name}@{config.long_steps}", value, config.long_steps)
-        for name, value in final.items()
+        row("distribution", f"{name}@{total}", value, total) for name, value in final.items()
     ]
 
 
@@ -154,7 +156,7 @@ def train_long(stage: Stage, config: Config, seed: int, start: int) -> None:
     venv = SB3VecEnv(env, config.rows, seed=start)
     model = make(venv, config, start, n_steps=rollout // config.rows, batch_size=rollout // 4)
     values: dict[str, float] = {}
-    marks = snapshots(config.long_steps, rollout)
+    marks = snapshots(total_steps(config, stage.name), rollout)
     bar = tqdm(total=marks[-1], desc=stage.name, leave=False, disable=None, unit="step")
     for mark in marks:
         model.learn(mark - model.num_timesteps, reset_num_timesteps=False)
@@ -170,6 +172,11 @@ def train_long(stage: Stage, config: Config, seed: int, start: int) -> None:
 def make(venv: SB3VecEnv, config: Config, seed: int, **options: Any) -> PPO:
     """PPO with the seed's discount."""
     return PPO("MlpPolicy", venv, gamma=config.discount, seed=seed, device="cpu", **options)
+
+
+def total_steps(config: Config, variant: str) -> int:
+    """Steps of a long training."""
+    return config.long_steps // (1 if variant == "one-task" else config.shorter)
 
 
 def snapshots(long_steps: int, rollout: int) -> list[int]:

@@ -61,7 +61,7 @@ LOOKS = {
     "rule": Look("learned rule", RED, "-", "D"),
     "rule-drive-only": Look("learned rule, drive only", BLUE, "-", "o"),
     "rule-recurrent": Look("learned rule, recurrent", BLACK, "-", "X"),
-    "rule-gradient": Look("learned rule, gradient", RED, "-", "D"),
+    "rule-gradient": Look("learned rule, gradient", RED, "--", "D"),
     "synapse": Look("synaptic rule", GREY, "-", "*"),
     "single": Look("single agent", BLACK, "-", "o"),
     "shared": Look("shared policy", BLUE, "-", "s"),

@@ -201,9 +201,10 @@ def references(config: Any, seed: int) -> dict[str, dict[str, float]]:
     train, test = seed_task(env, "train"), seed_task(env, "test")
 
     def affine(x: Tensor) -> Tensor:
-        return torch.cat([x, torch.ones(len(x), 1)], 1)
+        return torch.cat([x, torch.ones(len(x), 1)], 1).double()
 
-    linear = torch.linalg.lstsq(affine(train.x), train.y).solution
+    # In double, so that equal data give equal numbers after rounding, wherever they lie in memory.
+    linear = torch.linalg.lstsq(affine(train.x), train.y.double()).solution
     params = env.network.init(generator(seed, "init", 9), std=env.init_std)
     optimiser = torch.optim.Adam(params, lr=1e-2)
     for _ in range(config.reference_steps):
@@ -218,7 +219,7 @@ def references(config: Any, seed: int) -> dict[str, dict[str, float]]:
     }
     return {
         name: {
-            f"log_{split}_loss": float(env.loss(predict(data.x), data.y).mean().log())
+            f"log_{split}_loss": float(env.loss(predict(data.x), data.y).mean().log().float())
             for split, data in (("train", train), ("test", test))
         }
         for name, predict in predictors.items()

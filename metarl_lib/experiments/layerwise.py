@@ -23,15 +23,17 @@ from metarl_lib.experiments.learners import (
     Follow,
     LearnerConfig,
     Life,
+    Log,
     Progress,
     follow,
+    log_once,
     make_ppo,
     policy_tensors,
     rebuild,
     seed_of,
     train_policy,
 )
-from metarl_lib.experiments.rule_comparison import Log, row
+from metarl_lib.experiments.rule_comparison import row
 from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "layerwise"
@@ -143,10 +145,12 @@ def run(config: Config, run: Run) -> list[Row]:
                 for name in HAND_MADE
             ]
             stage.save(1, {"rates": torch.tensor(found)}, finished=True)
-    tensors = run.tensors()
+    tensors, tests = run.tensors(), run.stage("tests")
     for condition in CONDITIONS:
-        rows += compare(config, run.seed, tensors, condition, run.log)
-    return rows + take_away(config, run.seed, tensors)
+        rows += compare(config, run.seed, tensors, condition, log_once(run, tests))
+    rows += take_away(config, run.seed, tensors)
+    tests.save(1, {}, finished=True)
+    return rows
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

@@ -24,7 +24,10 @@ from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
 from metarl_lib.envs.weight_state import TINY, State
 from metarl_lib.experiments.base import check_positive, option
-from metarl_lib.runs import Stage, generator
+from metarl_lib.runs import Run, Stage, generator
+
+Log = Callable[[int, Mapping[str, float]], None]
+"""`log(step, values)` keeps named numbers of a step."""
 
 Actor = Callable[[Tensor, State], Tensor]
 """`actor(observation, state)` gives the actions of all rows."""
@@ -39,8 +42,8 @@ class LearnerConfig:
     rollouts: int = option(100, "rollouts of PPO, one whole life of every row each")
     epochs: int = option(8, "passes of PPO over a rollout")
     minibatches: int = option(8, "minibatches of a pass")
-    ppo_rate: float = option(1e-3, "PPO's learning rate at the start; it falls to zero")
-    discount: float = option(0.97, "PPO's discount")
+    ppo_rate: float = option(1e-3, "learning rate of PPO at the start; it falls to zero")
+    discount: float = option(0.97, "discount of PPO")
     gae_lambda: float = option(0.95, "decay of the advantage estimate")
     log_std: float = option(-1.0, "logarithm of the policy's initial noise")
     units: int = option(64, "units of the policy's two hidden layers")
@@ -265,6 +268,11 @@ def train_policy(
         {"training_return": progress.last},
         finished=True,
     )
+
+
+def log_once(run: Run, stage: Stage) -> Log:
+    """The run's log, or one that keeps nothing when the stage is finished and so has logged."""
+    return (lambda step, values: None) if stage.finished else run.log
 
 
 def copy_env(env: WeightSpace, **changes: Any) -> WeightSpace:

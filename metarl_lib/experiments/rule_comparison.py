@@ -14,10 +14,8 @@ from metarl_lib.envs.agents import Synapses, one_agent
 from metarl_lib.envs.weight_space import WeightSpace
 from metarl_lib.envs.weight_state import SIGNALS, State
 from metarl_lib.experiments.hand_made import HAND_MADE, references, train_by_hand, tune
-from metarl_lib.experiments.learners import Follow, Life, follow, rebuild
+from metarl_lib.experiments.learners import Follow, Life, Log, follow, rebuild
 from metarl_lib.runs import Row, Stage, generator
-
-Log = Callable[[int, Mapping[str, float]], None]
 
 
 @dataclass(frozen=True)

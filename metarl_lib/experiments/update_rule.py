@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.agents import SharedAgents, Synapses
 from metarl_lib.experiments.base import Experiment, check_positive, option
-from metarl_lib.experiments.learners import LearnerConfig, seed_of, train_policy
+from metarl_lib.experiments.learners import LearnerConfig, log_once, seed_of, train_policy
 from metarl_lib.experiments.rule_comparison import (
     CONDITIONS,
     LEARNED,
@@ -92,10 +92,13 @@ def run(config: Config, run: Run) -> list[Row]:
         )
     for condition in config.conditions:
         tuned_rates(run.stage(f"tuning-{condition}"), config, run.seed, condition)
-    tensors = run.tensors()
+    tensors, tests = run.tensors(), run.stage("tests")
+    log = log_once(run, tests)
     for condition in config.conditions:
-        rows += compare(config, run.seed, tensors, condition, run.log)
-    return rows + explain(config, run.seed, tensors, run.log)
+        rows += compare(config, run.seed, tensors, condition, log)
+    rows += explain(config, run.seed, tensors, log)
+    tests.save(1, {}, finished=True)
+    return rows
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

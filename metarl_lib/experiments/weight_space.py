@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.experiments.base import Experiment, check_positive, option
-from metarl_lib.experiments.learners import policy_tensors, seed_of
+from metarl_lib.experiments.learners import log_once, policy_tensors, seed_of
 from metarl_lib.experiments.weight_readings import (
     LIFE,
     digits_losses,
@@ -48,7 +48,7 @@ class Config:
     rows: int = option(64, "base networks of the long trainings, side by side")
     rollout: int = option(2048, "steps between two updates of PPO")
     more: int = option(16, "times as many, with more trajectories")
-    discount: float = option(0.7, "PPO's discount, as in the seed")
+    discount: float = option(0.7, "discount of PPO, as in the seed")
     bound: float = option(1e6, "largest weight that an action may set, as in the seed")
     test_tasks: int = option(32, "unseen teachers")
     reference_steps: int = option(5_000, "steps of Adam that the student is trained for directly")
@@ -95,10 +95,11 @@ def run(config: Config, run: Run) -> list[Row]:
             row(variant, name, value, int(name.split("@")[1]))
             for name, value in stage.values.items()
         ]
-    tensors = run.tensors()
-    losses = life_losses(config, run.seed, tensors)
-    for step, values in enumerate(losses, 1):
-        run.log(step, {f"as-coded/{name}": value for name, value in values.items()})
+    tensors, tests = run.tensors(), run.stage("tests")
+    log = log_once(run, tests)
+    for step, values in enumerate(life_losses(config, run.seed, tensors), 1):
+        log(step, {f"as-coded/{name}": value for name, value in values.items()})
+    tests.save(1, {}, finished=True)
     # The last long policy's numbers are in the stage already.
     again = [r for r in evaluate(config, run.seed, tensors) if "@" not in r["metric"]]
     return rows + again

@@ -83,7 +83,8 @@ class WeightSpace:
         signals: those of `SIGNALS` that mode rule may use.
         activation, output_activation, bias: of the base network; see `Network`.
         init_std: standard deviation of its initial weights; He's by default.
-        fixed_task: every episode has the one task that `task_seed` draws (the seed's way).
+        fixed_task: every episode has the one task that `task_seed` draws (the seed's way); the
+            split `"test"` has another one, drawn by `task_seed` + 1.
         sigma: σ of the perturbation.
         step_size: what the largest action does; by default 3 (set), 0.1 (delta), 0.3.
         loss: one value per sample; by default that of the family.
@@ -173,7 +174,8 @@ class WeightSpace:
         """Draw tasks; with `fixed_task`, the same one for all rows and episodes."""
         if not self.fixed_task:
             return self.family.sample(batch, generator, split)
-        one = self.family.sample(1, torch.Generator().manual_seed(self.task_seed), split)
+        stream = torch.Generator().manual_seed(self.task_seed + (split == "test"))
+        one = self.family.sample(1, stream, split)
         tasks: Tasks = map_tree(lambda t: t.expand(batch, *t.shape[1:]), one)
         return tasks
 

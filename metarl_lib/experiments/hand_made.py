@@ -16,13 +16,18 @@ from torch import Tensor
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
 from metarl_lib.envs.weight_state import SIGNALS, TINY, State
-from metarl_lib.experiments.learners import copy_env, follow
+from metarl_lib.experiments.learners import Life, copy_env, finish, follow
 from metarl_lib.rules import node_perturbation, sgd, weight_perturbation
 from metarl_lib.rules.network import Params
 from metarl_lib.runs import DivergenceError, generator
 
-DRIVES = {"sgd-normalised": "gradient", "np-normalised": "perturbation"}
-"""One constant coefficient of the normalised drive, every other one zero."""
+DRIVES = {
+    "sgd-normalised": "gradient",
+    "np-normalised": "perturbation",
+    "sgd-recipe": "gradient",
+    "np-recipe": "perturbation",
+}
+"""Rules in the language of the environment, each with one number; see `Constant` and `Recipe`."""
 
 OPTIMISERS = {
     "sgd": ("sgd", torch.optim.SGD),
@@ -33,27 +38,31 @@ OPTIMISERS = {
 }
 HAND_MADE = (*OPTIMISERS, *DRIVES)
 PERTURB = {"wp": weight_perturbation, "np": node_perturbation}
+FINER = (0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
+"""Multiples of the best rate of the first search, tried on four times as many tasks."""
 
 
 def train_by_hand(
     env: WeightSpace, name: str, rate: float, tasks: Tasks, stream: torch.Generator
-) -> tuple[Tensor, Tensor]:
+) -> Life:
     """One hand-made rule on every task, from the weights that `env.reset` draws.
 
     Args:
         env: gives network, loss, steps and initial weights.
         name: one of `HAND_MADE`.
-        rate: the learning rate, or the constant coefficient.
+        rate: the learning rate, or the coefficient, which is bounded by the environment's
+            `step_size`.
         tasks: B tasks.
         stream: initial weights, then the rule's noise.
 
     Returns:
-        Log losses `[T + 1, B]`, and log loss of held-out samples at the end, `[B]`. A network
-        whose loss leaves the range of the environment counts with the largest loss there is.
+        The life of the networks, without actions. A network whose loss leaves the range of the
+        environment counts with the largest loss there is from then on.
     """
     if name in DRIVES:
-        life = follow(env := copy_env(env, drive=DRIVES[name]), Constant(env, rate), tasks, stream)
-        return life.log_losses, life.held_out
+        env = copy_env(env, drive=DRIVES[name])
+        actor = Recipe(env, rate) if name.endswith("recipe") else Constant(env, rate)
+        return follow(env, actor, tasks, stream)
     rule, optimiser_class = OPTIMISERS[name]
     state, _ = env.reset(tasks, stream)
     params = [p.clone() for p in state.params]
@@ -69,10 +78,8 @@ def train_by_hand(
             dead |= ~(error <= LOSS_LIMIT)
             for p in params:  # what has diverged may not overflow on
                 p[dead] = 0.0
-        losses.append(_log_loss(error, dead))
-    with torch.no_grad():
-        held_out = env.held_out_loss(state._replace(params=params))
-    return torch.stack(losses), _log_loss(held_out, dead)
+        losses.append(torch.where(dead, math.log(LOSS_LIMIT), error.clamp_min(TINY).log()))
+    return finish(env, state._replace(params=params), losses, dead)
 
 
 def tune(
@@ -80,20 +87,26 @@ def tune(
 ) -> float:
     """The rate with the lowest area under the log loss, on training tasks of its own.
 
-    Every rule tries the same rates, except that the constant coefficients are tried in units of
-    the largest one, which is 1.
+    Every rule tries the same rates on `batch` tasks, then `FINER` multiples of the best one on
+    four times as many, on which a rate that now and then diverges shows itself.
 
     Raises:
-        DivergenceError: when no rate keeps every network finite.
+        DivergenceError: when every network diverges at every rate.
     """
-    tasks = env.sample_tasks(batch, generator(seed, "tuning", index))
-    areas = {}
-    for rate in rates:
-        losses, _ = train_by_hand(env, name, rate, tasks, generator(seed, "tuning", index + 1))
-        areas[rate] = float(losses[1:].mean())
-    best = min(areas, key=areas.__getitem__)
-    if not math.isfinite(areas[best]):
-        raise DivergenceError(f"rates={tuple(rates)}: {name} diverges with every one; add smaller")
+    best = 1.0
+    for part, (count, tried) in enumerate(((batch, rates), (4 * batch, FINER))):
+        tasks = env.sample_tasks(count, generator(seed, "tuning", index + 2 * part))
+        areas, alive = {}, False
+        for rate in (best * r for r in tried):
+            stream = generator(seed, "tuning", index + 2 * part + 1)
+            life = train_by_hand(env, name, rate, tasks, stream)
+            areas[rate] = float(life.log_losses[1:].mean())
+            alive |= not bool(life.diverged.all())
+        best = min(areas, key=areas.__getitem__)
+        if not alive:
+            raise DivergenceError(
+                f"rates={tuple(rates)}: {name} diverged with every one; add smaller ones"
+            )
     return best
 
 
@@ -108,6 +121,29 @@ class Constant:
     def __call__(self, observation: Tensor, state: State) -> Tensor:
         """The same action for every row."""
         return self.action.expand(len(observation), -1)
+
+
+class Recipe:
+    """A plan of coefficients, written by hand after what the learned rules do.
+
+    Drive and momentum share the coefficient c, which falls to an eighth over the life, by a
+    constant factor a step, and is a third of that in the last layer. For the first twentieth of
+    the life the weights decay by a tenth a step.
+    """
+
+    def __init__(self, env: WeightSpace, coefficient: float) -> None:
+        self.env, self.coefficient = env, coefficient
+
+    def __call__(self, observation: Tensor, state: State) -> Tensor:
+        """The same action for every row, by the time of the first."""
+        age = float(state.time[0]) / self.env.steps
+        action = torch.zeros(self.env.network.num_layers, len(SIGNALS))
+        for layer in range(len(action)):
+            last = layer == len(action) - 1
+            c = 0.5 * self.coefficient * 8**-age / (3 if last else 1)
+            action[layer, :2] = self.env.action_of(c)
+            action[layer, 3] = self.env.action_of(0.1) if age < 0.05 else 0.0
+        return action.flatten().expand(len(observation), -1)
 
 
 def references(env: WeightSpace, tasks: Tasks) -> dict[str, float]:
@@ -132,7 +168,3 @@ def _estimate(
     return PERTURB[rule](
         env.network, params, tasks.x, tasks.y, env.loss, generator=stream, sigma=env.sigma
     )
-
-
-def _log_loss(error: Tensor, dead: Tensor) -> Tensor:
-    return torch.where(dead, math.log(LOSS_LIMIT), error.clamp(TINY, LOSS_LIMIT).log())

@@ -33,11 +33,11 @@ from metarl_lib.experiments.learners import (
     seed_of,
     train_policy,
 )
-from metarl_lib.experiments.rule_comparison import row
+from metarl_lib.experiments.rule_comparison import area, row
 from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "layerwise"
-HAND_MADE = ("np", "wp")
+HAND_MADE = ("np", "wp", "np-normalised", "np-recipe")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def run(config: Config, run: Run) -> list[Row]:
         value = torch.tensor(stage.values["training_return"])
         rows.append(row(variant, "training_return", value, budget))
     for place, condition in enumerate(CONDITIONS):
-        stage = run.stage(f"tuning-{condition}")
+        stage = run.stage(f"search-{condition}")
         if not stage.finished:
             env = environment(config, condition)
             found = [
@@ -202,28 +202,32 @@ def compare(
     rows: list[Row] = []
     last: dict[str, Tensor] = {}
 
-    def record(variant: str, log_losses: Tensor, held_out: Tensor) -> None:
-        mean = log_losses.mean(1).tolist()
+    def record(variant: str, life: Life) -> None:
+        mean = life.log_losses.mean(1).tolist()
         for step in range(env.steps + 1):
             log(step, {f"{variant}/log_loss_{condition}": mean[step]})
-        last[variant] = log_losses[-1]
-        area = log_losses[1:].mean(0)
-        rows.append(row(variant, f"area_{condition}", area, env.steps))
-        rows.append(row(variant, f"log_loss_{condition}", log_losses[-1], env.steps))
-        rows.append(row(variant, f"held_out_loss_{condition}", held_out, env.steps))
+        last[variant] = life.log_losses[-1]
+        for metric, values in (
+            ("area", area(life)),
+            ("log_loss", life.log_losses[-1]),
+            ("held_out_loss", life.held_out),
+            ("diverged", life.diverged.float()),
+        ):
+            rows.append(row(variant, f"{metric}_{condition}", values, env.steps))
 
-    for name, rate in zip(HAND_MADE, tensors[f"tuning-{condition}.rates"].tolist(), strict=True):
-        stream = unseen_stream(seed, condition)
-        record(name, *train_by_hand(env, name, rate, tasks, stream))
+    for name, rate in zip(HAND_MADE, tensors[f"search-{condition}.rates"].tolist(), strict=True):
+        record(name, train_by_hand(env, name, rate, tasks, unseen_stream(seed, condition)))
         rows.append(row(name, f"rate_{condition}", torch.tensor(rate), env.steps))
     for variant, team in TEAMS.items():
         if condition == "deeper" and team.kind != "shared":
             continue
-        life = live(config, seed, tensors, variant, condition, tasks)
-        record(variant, life.log_losses, life.held_out)
+        record(variant, live(config, seed, tensors, variant, condition, tasks))
         if condition == "held_out" and variant != "single":
             difference = last[variant] - last["single"]
             rows.append(row(variant, "loss_minus_single", difference, env.steps))
+    if condition == "held_out":
+        hidden = last["shared-local"] - last["shared"]
+        rows.append(row("shared-local", "loss_minus_shared", hidden, env.steps))
     for name, value in references(env, tasks).items():
         rows.append(row(name, f"log_loss_{condition}", torch.tensor(value), env.steps))
     return rows

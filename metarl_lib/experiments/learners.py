@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ import torch
 from sb3_contrib import RecurrentPPO
 from sb3_contrib.ppo_recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3 import PPO
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -117,8 +118,7 @@ class Progress(BaseCallback):
         rewards = self.model.rollout_buffer.rewards
         self.last = float(rewards.sum(0).mean())
         done = self.num_timesteps // self.weight
-        weights = sum(float(p.detach().abs().sum()) for p in self.model.policy.parameters())
-        self.stage.check_finite(done, {"return": self.last, "policy weights": weights})
+        self.stage.check_finite(done, {"return": self.last, **policy_size(self.model)})
         self.stage.log(done, {"training_return": self.last})
         self.bar.update(done - self.bar.n)
         self.bar.set_postfix(training_return=f"{self.last:.3g}", refresh=False)
@@ -187,14 +187,44 @@ class Life(NamedTuple):
     """A whole training of B base networks.
 
     `log_losses` is `[T + 1, B]`; from the step at which a network diverges on it is that of the
-    largest loss there is. `actions` is `[T, B, …]`, `rates` `[T, B, L]` the learning rate that
-    the drive's coefficient amounts to; `held_out` `[B]` the log loss of held-out samples.
+    largest loss there is. `held_out` `[B]` is the log loss of held-out samples at the end,
+    `accuracy` `[B]` the share of them classified correctly (NaN in regression), `diverged` `[B]`
+    whether the network did. `actions` is `[T, B, …]`, `rates` `[T, B, L]` the learning rate that
+    the drive's coefficient amounts to; both are empty for a rule without actions.
     """
 
     log_losses: Tensor
+    held_out: Tensor
+    accuracy: Tensor
+    diverged: Tensor
     actions: Tensor
     rates: Tensor
-    held_out: Tensor
+
+
+@torch.no_grad()
+def finish(
+    env: WeightSpace,
+    state: State,
+    log_losses: Sequence[Tensor],
+    diverged: Tensor,
+    actions: Sequence[Tensor] = (),
+    rates: Sequence[Tensor] = (),
+) -> Life:
+    """The life that ends in a state, with what is measured there on held-out samples."""
+    tasks = state.tasks
+    held_out = env.held_out_loss(state).clamp(TINY, LOSS_LIMIT).log()
+    accuracy = torch.full_like(held_out, torch.nan)
+    if env.family.kind == "classification":
+        chosen = env.network(state.params, tasks.held_out_x).argmax(-1)
+        accuracy = (chosen == tasks.held_out_y).to(held_out).mean(-1)
+    return Life(
+        torch.stack(list(log_losses)),
+        torch.where(diverged, math.log(LOSS_LIMIT), held_out),
+        accuracy,
+        diverged,
+        torch.stack(list(actions)) if actions else torch.empty(0),
+        torch.stack(list(rates)) if rates else torch.empty(0),
+    )
 
 
 @torch.no_grad()
@@ -222,21 +252,16 @@ def follow(
         dead |= step.info["diverged"]
         losses.append(torch.where(dead, ceiling, state.log_losses[:, 1]))
         actions.append(action)
-    held_out = inner.held_out_loss(state).clamp(TINY, LOSS_LIMIT).log()
-    return Life(
-        torch.stack(losses),
-        torch.stack(actions),
-        torch.stack(rates),
-        torch.where(dead, ceiling, held_out),
-    )
+    return finish(inner, state, losses, dead, actions, rates)
 
 
 def drive_rates(env: WeightSpace, state: State, action: Tensor) -> Tensor:
     """η of W ← W − η · drive that the drive's coefficient stands for, `[B, L]`; mode rule only."""
     layers = env.network.num_layers
-    if env.action_mode != "rule":
+    if env.action_mode != "rule" or "drive" not in env.signals:
         return state.scale.new_zeros(len(state.scale), layers)
-    c = env.coefficients(action.flatten(1)).unflatten(-1, (layers, -1))[:, :, 0]
+    c = env.coefficients(action.flatten(1)).unflatten(-1, (layers, -1))
+    c = c[:, :, env.signals.index("drive")]
     weights = [env.network.weight(state.signals.drive, layer) for layer in range(layers)]
     size = torch.stack([w.flatten(1).square().mean(-1).sqrt() for w in weights], -1)
     return c * state.scale / size.clamp_min(1e-12)
@@ -261,13 +286,33 @@ def train_policy(
     total = env.num_envs * settings.steps * settings.rollouts
     model = make_ppo(env, settings, seed, recurrent=recurrent)
     progress = Progress(stage, total // agents, agents)
-    model.learn(total, callback=progress)
+    learn_finite(lambda: model.learn(total, callback=progress), model, stage)
     stage.save(
         total // agents,
         policy_tensors(model.policy),
         {"training_return": progress.last},
         finished=True,
     )
+
+
+def learn_finite(learn: Callable[[], object], model: OnPolicyAlgorithm, stage: Stage) -> None:
+    """Train; numbers that are no longer finite stop the run with its step.
+
+    Raises:
+        DivergenceError: when the policy's weights are NaN or infinite.
+    """
+    try:
+        learn()
+    except ValueError:  # what torch's distributions raise for NaN
+        stage.check_finite(model.num_timesteps, policy_size(model))
+        raise
+    stage.check_finite(model.num_timesteps, policy_size(model))
+
+
+def policy_size(model: BaseAlgorithm) -> dict[str, float]:
+    """The sum of the sizes of a policy's weights: not finite when one of them is not."""
+    total = sum(float(p.detach().abs().sum()) for p in model.policy.parameters())
+    return {"policy weights": total}
 
 
 def log_once(run: Run, stage: Stage) -> Log:

@@ -12,7 +12,7 @@ from torch import Tensor
 from metarl_lib.datasets import DigitsFamily, Family, SinusoidFamily, Tasks, TeacherFamily
 from metarl_lib.envs.agents import Synapses, one_agent
 from metarl_lib.envs.weight_space import WeightSpace
-from metarl_lib.envs.weight_state import SIGNALS, State
+from metarl_lib.envs.weight_state import GLOBALS, SIGNALS, State
 from metarl_lib.experiments.hand_made import HAND_MADE, references, train_by_hand, tune
 from metarl_lib.experiments.learners import Follow, Life, Log, follow, rebuild
 from metarl_lib.runs import Row, Stage, generator
@@ -109,37 +109,58 @@ def compare(
 
     Metrics, each followed by the condition: `area` is the mean log training loss over the
     steps of a life, `log_loss` that of the last step, `held_out_loss` its value on held-out
-    samples; `area_minus_np` and the like the differences of areas, task by task.
+    samples, `held_out_accuracy` the share of them that is classified correctly, `diverged` the
+    share of networks that diverged; `area_minus_np`, `held_out_minus_np` and the like are
+    differences, task by task.
     """
     env = environment(config, condition)
     tasks = unseen_tasks(config, seed, condition, env)
     rows: list[Row] = []
-    areas = {}
+    lives: dict[str, Life] = {}
 
-    def record(variant: str, log_losses: Tensor, held_out: Tensor) -> None:
-        mean = log_losses.mean(1).tolist()
-        for step in range(0, env.steps + 1, STRIDE):
+    def add(variant: str, metric: str, values: Tensor) -> None:
+        rows.append(row(variant, f"{metric}_{condition}", values, env.steps))
+
+    def record(variant: str, life: Life) -> None:
+        lives[variant] = life
+        mean = life.log_losses.mean(1).tolist()
+        for step in sorted(
+            {*range(0, env.steps + 1, STRIDE * env.steps // config.steps), env.steps}
+        ):
             log(step, {f"{variant}/log_loss_{condition}": mean[step]})
-        if env.steps % STRIDE:
-            log(env.steps, {f"{variant}/log_loss_{condition}": mean[-1]})
-        areas[variant] = log_losses[1:].mean(0)
-        rows.append(row(variant, f"area_{condition}", areas[variant], env.steps))
-        rows.append(row(variant, f"log_loss_{condition}", log_losses[-1], env.steps))
-        rows.append(row(variant, f"held_out_loss_{condition}", held_out, env.steps))
+        add(variant, "area", area(life))
+        add(variant, "log_loss", life.log_losses[-1])
+        add(variant, "held_out_loss", life.held_out)
+        add(variant, "diverged", life.diverged.float())
+        if env.family.kind == "classification":
+            add(variant, "held_out_accuracy", life.accuracy)
 
-    for name, rate in zip(HAND_MADE, tensors[f"tuning-{condition}.rates"].tolist(), strict=True):
-        stream = unseen_stream(seed, condition)
-        record(name, *train_by_hand(env, name, rate, tasks, stream))
-        rows.append(row(name, f"rate_{condition}", torch.tensor(rate), env.steps))
+    for name, rate in zip(HAND_MADE, tensors[f"search-{condition}.rates"].tolist(), strict=True):
+        record(name, train_by_hand(env, name, rate, tasks, unseen_stream(seed, condition)))
+        add(name, "rate", torch.tensor(rate))
     for name in LEARNED:
-        life = live(config, seed, tensors, name, condition, tasks)
-        record(name, life.log_losses, life.held_out)
+        record(name, live(config, seed, tensors, name, condition, tasks))
         for other in COMPARED.get(name, ("np", "wp")):
-            difference = areas[name] - areas[other]
-            rows.append(row(name, f"area_minus_{other}_{condition}", difference, env.steps))
+            add(name, f"area_minus_{other}", area(lives[name]) - area(lives[other]))
+            add(name, f"held_out_minus_{other}", lives[name].held_out - lives[other].held_out)
+    plan = Plan(planned(config, seed, tensors))
+    life = follow(env, plan, tasks, unseen_stream(seed, condition))
+    add("rule-open-loop", "area", area(life))
     for name, value in references(env, tasks).items():
-        rows.append(row(name, f"log_loss_{condition}", torch.tensor(value), env.steps))
+        add(name, "log_loss", torch.tensor(value))
     return rows
+
+
+def planned(config: Any, seed: int, tensors: Mapping[str, Tensor]) -> Tensor:
+    """The learned rule's mean action at each step on training tasks, `[T, …]`."""
+    env = environment(config)
+    tasks = env.sample_tasks(config.test_tasks, generator(seed, "tuning", 999))
+    return live(config, seed, tensors, "rule", CONDITIONS[0], tasks).actions.mean(1)
+
+
+def area(life: Life) -> Tensor:
+    """The mean log loss over the steps of each life, `[B]`."""
+    return life.log_losses[1:].mean(0)
 
 
 def live(
@@ -167,8 +188,9 @@ def live(
 def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> list[Row]:
     """What the rules do on held-out teachers, and what they lose when a part is taken away.
 
-    Metrics `coefficient_<signal>_<layer>` are c over a life, mean over tasks; `rate_<layer>`
-    the learning rate that the drive's coefficient amounts to, as the mean of its logarithm.
+    Metrics `coefficient_<signal>_<layer>` are c over a life, mean over tasks; `log_rate_<layer>`
+    the mean logarithm of the learning rate that the size of the drive's coefficient amounts to.
+    Their rows are those of the last step.
     The variants `rule-without-…` have one coefficient set to zero, `rule-open-loop` takes the
     mean action of each step, whatever it sees.
     """
@@ -192,29 +214,28 @@ def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> 
             if step % STRIDE == 0 or step == env.steps - 1:
                 log(step + 1, {f"{variant}/{name}": value for name, value in values.items()})
         rows += [row(variant, name, torch.tensor(v), env.steps) for name, v in values.items()]
-        if variant == "rule":
-            mean_actions = life.actions.mean(1)
     for k, signal in enumerate(SIGNALS):
         keep = torch.ones(layers, len(SIGNALS))
         keep[:, k] = 0.0
         life = live(config, seed, tensors, "rule", condition, tasks, lambda a: a * keep.flatten())  # noqa: B023
-        area = life.log_losses[1:].mean(0)
-        rows.append(row(f"rule-without-{signal}", f"area_{condition}", area, env.steps))
-    plan = Plan(mean_actions)
-    life = follow(env, plan, tasks, unseen_stream(seed, condition))
-    area = life.log_losses[1:].mean(0)
-    return [*rows, row("rule-open-loop", f"area_{condition}", area, env.steps)]
+        rows.append(row(f"rule-without-{signal}", f"area_{condition}", area(life), env.steps))
+    return rows
 
 
 class Plan:
-    """An actor that takes the actions `[T, …]` one after the other, whatever it sees."""
+    """An actor that takes the actions `[T, …]` one after the other, whatever it sees.
+
+    In a life of another length the plan is stretched.
+    """
 
     def __init__(self, actions: Tensor) -> None:
         self.actions = actions
 
     def __call__(self, observation: Tensor, state: State) -> Tensor:
-        """The action of this step, for every row."""
-        return self.actions[int(state.time[0])].expand(len(observation), -1)
+        """The action of this step, for every row; time left is the last global number seen."""
+        age = 1 - float(observation[0, len(GLOBALS) - 1])
+        step = min(round(age * len(self.actions)), len(self.actions) - 1)
+        return self.actions[step].expand(len(observation), -1)
 
 
 def unseen_tasks(config: Any, seed: int, condition: str, env: WeightSpace) -> Tasks:

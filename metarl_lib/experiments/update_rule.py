@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
+from metarl_lib.datasets import DigitsFamily
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.agents import SharedAgents, Synapses
 from metarl_lib.experiments.base import Experiment, check_positive, option
@@ -54,6 +55,10 @@ class Config(LearnerConfig):
         check_positive(self, "hidden", "samples", "recurrent_rows", "recurrent_rollouts")
         check_positive(self, "synapse_rows", "synapse_rollouts")
         check_positive(self, "test_tasks", "search_tasks", "rates", "sigma", "init_std")
+        if not self.conditions:
+            raise ValueError("conditions=: name one or more of " + ", ".join(CONDITIONS))
+        if "digits" in self.conditions:
+            DigitsFamily(num_train=self.samples, num_held_out=self.samples)
         for condition in self.conditions:
             look_up("conditions", condition, dict.fromkeys(CONDITIONS))
 
@@ -91,7 +96,7 @@ def run(config: Config, run: Run) -> list[Row]:
             }
         )
     for condition in config.conditions:
-        tuned_rates(run.stage(f"tuning-{condition}"), config, run.seed, condition)
+        tuned_rates(run.stage(f"search-{condition}"), config, run.seed, condition)
     tensors, tests = run.tensors(), run.stage("tests")
     log = log_once(run, tests)
     for condition in config.conditions:

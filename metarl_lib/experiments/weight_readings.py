@@ -160,16 +160,19 @@ def gaps(
 ) -> dict[str, float]:
     """How far the policy as coded ends from the zero predictor and from a trained student.
 
+    `range_in_life` is the largest training loss of the life less the smallest, as logarithms.
     `excess_gap` is what its test loss lies above its training loss beyond the zero predictor's
     own difference: what overfitting would have added.
     """
-    last = life_losses(config, seed, tensors)[-1]
+    losses = life_losses(config, seed, tensors)
+    last, curve = losses[-1], [step["log_train_loss"] for step in losses]
     zero, trained = best["zero"], best["trained"]
     numbers = {
         "train_minus_zero": last["log_train_loss"] - zero["log_train_loss"],
         "test_minus_zero": last["log_test_loss"] - zero["log_test_loss"],
         "train_minus_trained": last["log_train_loss"] - trained["log_train_loss"],
     }
+    numbers["range_in_life"] = max(curve) - min(curve)
     numbers["excess_gap"] = numbers["test_minus_zero"] - numbers["train_minus_zero"]
     return numbers
 

@@ -95,6 +95,10 @@ def run(config: Config, run: Run) -> list[Row]:
             row(variant, name, value, int(name.split("@")[1]))
             for name, value in stage.values.items()
         ]
+    if run.seed < config.long_seeds:
+        mark = f"test_minus_zero@{total_steps(config, 'more-trajectories')}"
+        gain = run.stage("more-trajectories").values[mark] - run.stage("one-task").values[mark]
+        rows.append(row("more-trajectories", "test_minus_one_task", gain, int(mark.split("@")[1])))
     tensors, tests = run.tensors(), run.stage("tests")
     log = log_once(run, tests)
     for step, values in enumerate(life_losses(config, run.seed, tensors), 1):

@@ -32,13 +32,13 @@ TINY = {
     "weight_space": {"long_steps": 256, "more": 1, "seed_steps": 16, "reference_steps": 4},
     "update_rule": {
         "steps": 4,
-        "rollouts": 1,
-        "recurrent_rollouts": 1,
-        "synapse_rollouts": 1,
+        "rollouts": 2,
+        "recurrent_rollouts": 2,
+        "synapse_rollouts": 2,
         "search_tasks": 2,
         "conditions": ("held_out",),
     },
-    "layerwise": {"steps": 4, "rollouts": 1, "search_tasks": 2},
+    "layerwise": {"steps": 4, "rollouts": 2, "search_tasks": 2},
 }
 
 

@@ -56,7 +56,15 @@ class Config:
     def __post_init__(self) -> None:
         check_positive(self, "hidden", "teacher_hidden", "samples", "steps", "seed_steps")
         check_positive(
-            self, "long_steps", "long_seeds", "rows", "rollout", "more", "bound", "test_tasks"
+            self,
+            "long_steps",
+            "long_seeds",
+            "shorter",
+            "rows",
+            "rollout",
+            "more",
+            "bound",
+            "test_tasks",
         )
         check_positive(self, "reference_steps")
         if not 0 <= self.discount <= 1:

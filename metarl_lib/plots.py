@@ -58,6 +58,8 @@ LOOKS = {
     "np-adam": Look("Adam on NP", SKY, "--", "v"),
     "np-normalised": Look("NP, normalised steps", PURPLE, ":", "P"),
     "sgd-normalised": Look("SGD, normalised steps", PURPLE, ":", "P"),
+    "np-recipe": Look("NP, recipe by hand", PURPLE, "-.", "p"),
+    "sgd-recipe": Look("SGD, recipe by hand", PURPLE, "-.", "p"),
     "rule": Look("learned rule", RED, "-", "D"),
     "rule-drive-only": Look("learned rule, drive only", BLUE, "-", "o"),
     "rule-recurrent": Look("learned rule, recurrent", BLACK, "-", "X"),

@@ -113,10 +113,10 @@ def unit_noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return levels.add_(0.5).div_(LEVEL_STD)
 
 
-def outer_means(network: Network, posts: Sequence[Tensor], pres: Sequence[Tensor]) -> Params:
+def outer_means(network: Network, posts: Sequence[Tensor], inputs: Sequence[Tensor]) -> Params:
     """(1/N) Σ_i post_i pre_iᵀ for each weight, and (1/N) Σ_i post_i for each bias."""
     means: Params = []
-    for post, pre in zip(posts, pres, strict=False):
+    for post, pre in zip(posts, inputs, strict=False):
         # The product with the longer output is the slower one, so it is taken the other way.
         wide = post.shape[-1] > pre.shape[-1]
         product = (pre.mT @ post).mT if wide else post.mT @ pre

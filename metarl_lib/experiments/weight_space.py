@@ -169,7 +169,7 @@ def train_long(stage: Stage, config: Config, seed: int, start: int) -> None:
     venv = SB3VecEnv(env, config.rows, seed=start)
     model = make(venv, config, start, n_steps=rollout // config.rows, batch_size=rollout // 4)
     values: dict[str, float] = {}
-    marks = snapshots(total_steps(config, stage.name), rollout)
+    marks = marks_of(config, stage.name, rollout)
     bar = tqdm(total=marks[-1], desc=stage.name, leave=False, disable=None, unit="step")
     for mark in marks:
         model.learn(mark - model.num_timesteps, reset_num_timesteps=False)
@@ -190,6 +190,12 @@ def make(venv: SB3VecEnv, config: Config, seed: int, **options: Any) -> PPO:
 def total_steps(config: Config, variant: str) -> int:
     """Steps of a long training."""
     return config.long_steps // (1 if variant == "one-task" else config.shorter)
+
+
+def marks_of(config: Config, variant: str, rollout: int) -> list[int]:
+    """Steps at which a long training is measured; the longest also where the others end."""
+    marks = set(snapshots(total_steps(config, variant), rollout))
+    return sorted(marks | {total_steps(config, "distribution")} if variant == "one-task" else marks)
 
 
 def snapshots(long_steps: int, rollout: int) -> list[int]:

@@ -203,12 +203,12 @@ def test_in_regression_no_sample_is_classified_and_no_loss_is_infinite() -> None
     exact = env.network(state.params, tasks.held_out_x)
     targets = torch.stack([exact[0], exact[1] + 1e6])
     state = state._replace(tasks=tasks._replace(held_out_y=targets))
-    actions, rates = torch.rand(5, 2, 8), torch.rand(5, 2, 2)
+    actions, rates = list(torch.rand(5, 2, 8)), list(torch.rand(5, 2, 2))
     life = finish(env, state, [torch.zeros(2)], torch.zeros(2, dtype=torch.bool), actions, rates)
     assert life.accuracy.isnan().all()
     assert life.held_out.tolist() == pytest.approx([np.log(1e-12), CEILING])
-    assert torch.equal(life.actions, actions)
-    assert torch.equal(life.rates, rates)
+    assert torch.equal(life.actions, torch.stack(actions))
+    assert torch.equal(life.rates, torch.stack(rates))
 
 
 def test_a_row_that_diverges_counts_at_the_limit_from_then_on() -> None:

@@ -169,9 +169,22 @@ def test_a_weight_that_is_no_number_stops_the_training_at_its_rollout(run, monke
     diverged(24, "policy weights", run.stage("wild"), venv)
 
 
+def test_what_torch_refuses_because_weights_are_no_numbers_is_called_divergence(run) -> None:
+    model = make_ppo(SB3VecEnv(small_space(), 4, seed=1), SMALL, 5)
+
+    def learn():
+        with torch.no_grad():
+            model.policy.action_net.bias.fill_(math.nan)
+        model.learn(24)
+
+    with pytest.raises(DivergenceError, match=r"a diverged at step \d+: .*policy weights = nan"):
+        learn_finite(learn, model, run.stage("a"))
+
+
 def test_a_rate_that_makes_the_policy_explode_is_called_divergence(run) -> None:
     wild = dataclasses.replace(SMALL, ppo_rate=1e30)
-    with pytest.raises(DivergenceError, match="wild diverged at step"):
+    """The logarithm of its noise is finite still, but the noise is not."""
+    with pytest.raises(DivergenceError, match=r"wild diverged at step \d+: .*policy noise = inf"):
         train_policy(run.stage("wild"), lambda: SB3VecEnv(small_space(), 4, seed=1), wild, 5)
     assert not run.stage("wild").finished
 

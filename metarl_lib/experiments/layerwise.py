@@ -192,7 +192,7 @@ def learn(stage: Stage, config: Config, team: Team, seed: int) -> None:
 def compare(
     config: Config, seed: int, tensors: Mapping[str, Tensor], condition: str, log: Log
 ) -> list[Row]:
-    """Every team that can, NP and WP, on the same test tasks from the same weights.
+    """Every team that can, and the hand-made rules, on the same test tasks from the same weights.
 
     Metrics as in `rule_comparison.compare`; `loss_minus_single` is the difference of the last
     log losses, task by task.

@@ -312,7 +312,8 @@ def learn_finite(learn: Callable[[], object], model: OnPolicyAlgorithm, stage: S
 def policy_size(model: BaseAlgorithm) -> dict[str, float]:
     """The sums of the sizes of a policy's weights and of its noise, which must stay finite."""
     total = sum(float(p.detach().abs().sum()) for p in model.policy.parameters())
-    return {"policy weights": total, "policy noise": float(model.policy.log_std.exp().sum())}
+    noise = float(model.policy.state_dict()["log_std"].exp().sum())
+    return {"policy weights": total, "policy noise": noise}
 
 
 def log_once(run: Run, stage: Stage) -> Log:

@@ -126,9 +126,9 @@ class Constant:
 class Recipe:
     """A plan of coefficients, written by hand after what the learned rules do.
 
-    Drive and momentum have half of the coefficient c each, which falls to an eighth over the life, by a
-    constant factor a step, and is a third of that in the last layer. For the first twentieth of
-    the life the weights decay by a tenth a step.
+    Drive and momentum have half of the coefficient c each. It falls to an eighth over the life,
+    by a constant factor a step, and is a third of that in the last layer. For the first
+    twentieth of the life the weights decay by a tenth a step.
     """
 
     def __init__(self, env: WeightSpace, coefficient: float) -> None:

@@ -38,25 +38,19 @@ class Tasks(NamedTuple):
 
 @runtime_checkable
 class Family(Protocol):
-    """A distribution over tasks.
-
-    Attributes:
-        inputs, outputs: R_0 and R_L that a base network must have.
-        kind: `"regression"` (half the mean squared error) or `"classification"`
-            (cross-entropy).
-    """
+    """A distribution over tasks."""
 
     @property
     def inputs(self) -> int:
-        """R_0."""
+        """R_0, the inputs that a base network must have."""
 
     @property
     def outputs(self) -> int:
-        """R_L."""
+        """R_L, its outputs."""
 
     @property
     def kind(self) -> str:
-        """Which loss belongs to the targets."""
+        """`"regression"` (half the mean squared error) or `"classification"` (cross-entropy)."""
 
     def sample(self, batch: int, generator: torch.Generator, split: str = "train") -> Tasks:
         """Draw `batch` tasks of a split."""

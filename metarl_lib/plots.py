@@ -16,7 +16,7 @@ from metarl_lib.report import Published
 
 # Okabe & Ito's palette, which stays distinct for colour-blind readers.
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
-PURPLE, SKY, GREY = "#CC79A7", "#56B4E9", "#5A5A5A"
+PURPLE, SKY, GREY, BLACK = "#CC79A7", "#56B4E9", "#5A5A5A", "#000000"
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,28 @@ LOOKS = {
     "chance": Look("chance", GREY, ":"),
     "logistic": Look("logistic regression", PURPLE, "-."),
     "svm": Look("support vector machine", RED, "-."),
+    "linear": Look("best linear map", PURPLE, "-."),
+    "trained": Look("trained with gradients", GREEN, "--"),
+    "as-coded": Look("meta-RL, as coded", RED, "-", "o"),
+    "one-task": Look("one task", BLUE, "-", "o"),
+    "more-trajectories": Look("one task, more trajectories", SKY, "--", "s"),
+    "distribution": Look("distribution of tasks", ORANGE, "-.", "^"),
+    "adam": Look("Adam", SKY, "--", "v"),
+    "np-adam": Look("Adam on NP", SKY, "--", "v"),
+    "np-normalised": Look("NP, normalised steps", PURPLE, ":", "P"),
+    "sgd-normalised": Look("SGD, normalised steps", PURPLE, ":", "P"),
+    "np-recipe": Look("NP, recipe by hand", PURPLE, "-.", "p"),
+    "sgd-recipe": Look("SGD, recipe by hand", PURPLE, "-.", "p"),
+    "rule": Look("learned rule", RED, "-", "D"),
+    "rule-drive-only": Look("learned rule, drive only", BLUE, "-", "o"),
+    "rule-recurrent": Look("learned rule, recurrent", BLACK, "-", "X"),
+    "rule-gradient": Look("learned rule, gradient", RED, "--", "D"),
+    "synapse": Look("synaptic rule", GREY, "-", "*"),
+    "single": Look("single agent", BLACK, "-", "o"),
+    "shared": Look("shared policy", BLUE, "-", "s"),
+    "independent": Look("independent policies", RED, "-", "^"),
+    "shared-local": Look("shared, local view", SKY, "--", "D"),
+    "independent-local": Look("independent, local view", PURPLE, "--", "v"),
 }
 
 

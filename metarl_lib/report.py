@@ -20,7 +20,7 @@ from metarl_lib.runs import SCALES, portable, read_json, stage_tensors, write_at
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
-OPTIONAL_CLAIM_FIELDS = {"variant", "tolerance", "single_run", "better", "note", "why"}
+OPTIONAL_CLAIM_FIELDS = {"variant", "tolerance", "single_run", "bound", "better", "note", "why"}
 
 
 def results_folder() -> Path:
@@ -229,9 +229,9 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     """Compare a claim with the interval that was measured.
 
     `reproduced` when the claimed value lies in the interval, widened on both sides by the
-    claim's `tolerance` (what reading a number off a figure leaves open); otherwise `better`
-    when the whole interval lies on the side that `better` names (`lower` or `higher`), else
-    `not reproduced`. A claim with a `why` cannot be checked.
+    claim's `tolerance` (what reading a number off a figure leaves open), or beyond the value
+    where it is a `bound` (`lower` or `upper`); otherwise `better` when the interval lies on the
+    side that `better` names (`lower`, `higher`), else `not reproduced`. A `why`: cannot be checked.
 
     The interval is the 95 % interval of our mean. For a claim that comes from a `single_run`
     it is the 95 % prediction interval of one more run, which is √(seeds + 1) times as wide:
@@ -248,7 +248,8 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
         half = (measured["high"] - measured["low"]) / 2
         margin += half * (math.sqrt(measured["seeds"] + 1) - 1)
     low, high, value = measured["low"] - margin, measured["high"] + margin, claim["value"]
-    if low <= value <= high:
+    beyond = {"lower": low > value, "upper": high < value}.get(claim.get("bound", ""), False)
+    if low <= value <= high or beyond:
         return "reproduced"
     better = claim.get("better")
     if (better == "lower" and high < value) or (better == "higher" and low > value):

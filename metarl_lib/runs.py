@@ -27,7 +27,8 @@ from torch import Tensor
 
 SCALES = ("smoke", "book", "full")
 STREAMS = ("init", "tasks", "environment", "actions", "minibatches", "evaluation", "tuning")
-RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "mlxtend", "pandas")
+RL_PACKAGES = ("gymnasium", "stable-baselines3", "sb3-contrib")
+RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "mlxtend", "pandas", *RL_PACKAGES)
 
 State = dict[str, Any]
 Row = dict[str, Any]
@@ -216,8 +217,7 @@ class Stage:
     """
 
     def __init__(self, run: Run, name: str) -> None:
-        self.run = run
-        self.name = name
+        self.run, self.name = run, name
         record = run._state["stages"].get(name, {})
         self.step: int = record.get("step", 0)
         self.values: State = record.get("values", {})

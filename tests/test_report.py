@@ -333,3 +333,20 @@ def test_a_smaller_scale_does_not_replace_a_larger_one(tmp_path) -> None:
     with pytest.raises(ValueError, match="scale full, these runs have scale"):
         publish([make_run(tmp_path / "again", 1)], folder)
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("bound", "low", "high", "expected"),
+    [
+        ("lower", 0.1, 0.3, "reproduced"),
+        ("lower", -0.1, 0.1, "reproduced"),
+        ("lower", -0.3, -0.1, "better"),
+        ("upper", 0.1, 0.3, "not reproduced"),
+        ("upper", -0.3, -0.1, "reproduced"),
+        (None, 0.1, 0.3, "not reproduced"),
+    ],
+)
+def test_a_claimed_bound_is_met_beyond_it(bound, low, high, expected) -> None:
+    claim = {"value": 0.0, "better": "lower"} | ({"bound": bound} if bound else {})
+    measured = pd.Series({"mean": (low + high) / 2, "low": low, "high": high, "seeds": 5})
+    assert verdict(claim, measured) == expected

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+SPLITS = ("train", "test")
+
 
 @dataclass(frozen=True)
 class Split:
@@ -49,3 +51,9 @@ def check_count(name: str, count: int, available: int | None = None) -> None:
             f"{name}={count} is more than the {available} samples that are left: ask for fewer, "
             'or use the larger source="openml"'
         )
+
+
+def check_split(split: str) -> None:
+    """A split is `train` or `test`."""
+    if split not in SPLITS:
+        raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}")

@@ -1,6 +1,13 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
-from metarl_lib.experiments import digits, perturbation_noise, teacher_student
+from metarl_lib.experiments import (
+    digits,
+    layerwise,
+    perturbation_noise,
+    teacher_student,
+    update_rule,
+    weight_space,
+)
 from metarl_lib.experiments.base import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -9,5 +16,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         teacher_student.EXPERIMENT,
         digits.EXPERIMENT,
         perturbation_noise.EXPERIMENT,
+        weight_space.EXPERIMENT,
+        update_rule.EXPERIMENT,
+        layerwise.EXPERIMENT,
     )
 }

@@ -63,6 +63,14 @@ def test_core_dependencies_are_lower_bounds() -> None:
         assert operators == [">="], f"{requirement} would change what Colab has"
 
 
+def test_the_two_parts_of_stable_baselines_agree() -> None:
+    pair = ("stable-baselines3", "sb3-contrib")
+    bounds = {r.name: str(r.specifier) for r in map(Requirement, PROJECT["dependencies"])}
+    assert len({bounds[name] for name in pair}) == 1
+    pinned = pins(constraints())
+    assert len({tuple(pinned[name].split(".")[:2]) for name in pair}) == 1
+
+
 def test_jupyter_book_is_version_1() -> None:
     assert pins(constraints())["jupyter-book"].split(".")[0] == "1"
     book = {Requirement(line).name: line for line in PROJECT["optional-dependencies"]["book"]}

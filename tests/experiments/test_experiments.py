@@ -29,6 +29,16 @@ TINY = {
         "stability_widths": (10,),
         "lives": 3,
     },
+    "weight_space": {"long_steps": 256, "more": 1, "seed_steps": 16, "reference_steps": 4},
+    "update_rule": {
+        "steps": 4,
+        "rollouts": 2,
+        "recurrent_rollouts": 2,
+        "synapse_rollouts": 2,
+        "search_tasks": 2,
+        "conditions": ("held_out",),
+    },
+    "layerwise": {"steps": 4, "rollouts": 2, "search_tasks": 2},
 }
 
 
@@ -110,7 +120,8 @@ def test_presets_and_texts(name) -> None:
     experiment = EXPERIMENTS[name]
     assert experiment.name == name
     assert set(experiment.presets) == set(experiment.cost) == set(SCALES)
-    assert re.fullmatch(r"book/learning_rules/\d\d_[a-z_]+\.md", experiment.page)
+    assert re.fullmatch(r"book/[a-z_]+/\d\d_[a-z_]+\.md", experiment.page)
+    assert (ROOT / experiment.page).is_file()
     for text in (experiment.claim, *experiment.cost.values()):
         assert text
         assert "\n" not in text

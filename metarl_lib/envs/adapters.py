@@ -1,0 +1,231 @@
+"""A batched environment as Gymnasium and Stable-Baselines3 know environments.
+
+None of them loops over rows to step: one call of the batched environment steps them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode
+from gymnasium.vector.utils import batch_space
+from stable_baselines3.common.vec_env import VecEnv
+from torch import Tensor
+
+from metarl_lib.envs.base import BatchedEnv, Step, replace_rows
+
+
+class Rows:
+    """B running rows of a batched environment: its state, its stream, and fresh starts.
+
+    Args:
+        env: the environment.
+        batch: B, the number of rows.
+        split: which tasks a fresh start draws, `"train"` or `"test"`.
+    """
+
+    def __init__(self, env: BatchedEnv, batch: int, split: str = "train") -> None:
+        self.env, self.batch, self.split = env, batch, split
+        self.generator = torch.Generator()
+        self.generator.seed()
+        self.state: Any = None
+
+    def reset(self, seed: int | None = None) -> Tensor:
+        """Start every row anew; the first observations."""
+        if seed is not None:
+            self.generator.manual_seed(seed)
+        self.state, observation = self._fresh(self.batch)
+        return observation
+
+    def step(self, action: np.ndarray) -> Step:
+        """Step every row; rows that end stay ended until `restart`."""
+        if self.state is None:
+            raise RuntimeError("step was called before reset: call reset first")
+        self.state, step = self.env.step(self.state, torch.as_tensor(action), self.generator)
+        return step
+
+    def restart(self, ended: Tensor, observation: Tensor) -> Tensor:
+        """Start the ended rows anew; the observations with those rows replaced."""
+        if not bool(ended.any()):
+            return observation
+        fresh, first = self._fresh(int(ended.sum()))
+        self.state = replace_rows(self.state, ended, fresh)
+        return replace_rows(observation, ended, first)
+
+    def _fresh(self, count: int) -> tuple[Any, Tensor]:
+        tasks = self.env.sample_tasks(count, self.generator, self.split)
+        return self.env.reset(tasks, self.generator)
+
+
+class SingleEnv(gymnasium.Env):
+    """One row as a Gymnasium environment."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+
+    def __init__(self, env: BatchedEnv, split: str = "train") -> None:
+        self.rows = Rows(env, 1, split)
+        self.observation_space, self.action_space = env.observation_space, env.action_space
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode of a freshly drawn task."""
+        super().reset(seed=seed)
+        observation = self.rows.reset(draw_seed(self.np_random) if seed is not None else None)
+        return observation[0].numpy(), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Take one action."""
+        step = self.rows.step(np.asarray(action)[None])
+        info = {name: values[0].item() for name, values in step.info.items()}
+        return (
+            step.observation[0].numpy(),
+            float(step.reward[0]),
+            bool(step.terminated[0]),
+            bool(step.truncated[0]),
+            info,
+        )
+
+
+class VectorEnv(gymnasium.vector.VectorEnv):
+    """B rows as a Gymnasium vector environment that restarts a row in the step that ends it."""
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+
+    def __init__(self, env: BatchedEnv, num_envs: int, split: str = "train") -> None:
+        self.rows = Rows(env, num_envs, split)
+        self.num_envs = num_envs
+        self.single_observation_space = env.observation_space
+        self.single_action_space = env.action_space
+        self.observation_space = batch_space(env.observation_space, num_envs)
+        self.action_space = batch_space(env.action_space, num_envs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start every row anew."""
+        super().reset(seed=seed)
+        observation = self.rows.reset(draw_seed(self.np_random) if seed is not None else None)
+        return observation.numpy(), {}
+
+    def step(
+        self, actions: Any
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Step every row; the last observation of an ended one is in `info["final_obs"]`."""
+        step = self.rows.step(np.asarray(actions))
+        ended = step.terminated | step.truncated
+        info: dict[str, Any] = {name: values.numpy() for name, values in step.info.items()}
+        if bool(ended.any()):
+            last = np.empty(self.num_envs, dtype=object)
+            for row in ended.nonzero().flatten().tolist():
+                last[row] = step.observation[row].numpy()
+            info["final_info"] = dict(info)
+            info |= {"final_obs": last, "_final_obs": ended.numpy(), "_final_info": ended.numpy()}
+        return (
+            self.rows.restart(ended, step.observation).numpy(),
+            step.reward.double().numpy(),
+            step.terminated.numpy(),
+            step.truncated.numpy(),
+            info,
+        )
+
+
+class SB3VecEnv(VecEnv):
+    """B rows as a Stable-Baselines3 vector environment.
+
+    Args:
+        env: the environment.
+        num_envs: B.
+        seed: of the rows' stream, which goes on when the environment is reset.
+        split: which tasks are drawn.
+    """
+
+    def __init__(
+        self, env: BatchedEnv, num_envs: int, *, seed: int = 0, split: str = "train"
+    ) -> None:
+        self.rows = Rows(env, num_envs, split)
+        self.rows.generator.manual_seed(seed)
+        self._actions: np.ndarray | None = None
+        self.render_mode = None
+        super().__init__(num_envs, env.observation_space, env.action_space)
+
+    def reset(self) -> np.ndarray:
+        """Start every row anew."""
+        seed = self._seeds[0]
+        self._reset_seeds()
+        return self.rows.reset(seed).numpy()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """Remember the actions."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[dict[str, Any]]]:
+        """Step every row; an ended one starts anew and leaves its last observation in `infos`."""
+        assert self._actions is not None
+        step = self.rows.step(self._actions)
+        ended = step.terminated | step.truncated
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for row in ended.nonzero().flatten().tolist():
+            infos[row] = {name: values[row].item() for name, values in step.info.items()}
+            infos[row]["terminal_observation"] = step.observation[row].numpy()
+            infos[row]["TimeLimit.truncated"] = bool(step.truncated[row] & ~step.terminated[row])
+        observation = self.rows.restart(ended, step.observation)
+        return observation.numpy(), step.reward.numpy(), ended.numpy(), infos
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """An attribute of the environment, once for each row that is asked for."""
+        value = getattr(self if attr_name == "render_mode" else self.rows.env, attr_name)
+        return [value for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refused: the rows share one environment.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(
+            f"{attr_name}={value!r} cannot be set: the rows share one environment; make a new one"
+        )
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any
+    ) -> list[Any]:
+        """Call a method of the environment, once for each row that is asked for."""
+        method = getattr(self.rows.env, method_name)
+        return [method(*method_args, **method_kwargs) for _ in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """No row is wrapped."""
+        return [False for _ in self._get_indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """There is nothing to draw."""
+        return [None] * self.num_envs
+
+
+def draw_seed(stream: np.random.Generator) -> int:
+    """A seed for a torch generator out of a NumPy stream."""
+    return int(stream.integers(2**63 - 1))
+
+
+def make_single(batched: str, split: str = "train", **options: Any) -> SingleEnv:
+    """What `gymnasium.make` calls: `batched` says where the environment stands."""
+    return SingleEnv(_find(batched)(**options), split)
+
+
+def make_vector(batched: str, num_envs: int = 1, split: str = "train", **options: Any) -> VectorEnv:
+    """What `gymnasium.make_vec` calls."""
+    return VectorEnv(_find(batched)(**options), num_envs, split)
+
+
+def _find(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)

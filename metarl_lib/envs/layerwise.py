@@ -60,25 +60,30 @@ class Layerwise:
 
     def reset(self, tasks: Tasks, generator: torch.Generator) -> tuple[State, Tensor]:
         """Draw initial weights for each task."""
-        state, _ = self.inner.reset(tasks, generator)
-        return state, self.observe(state)
+        state, seen = self.inner.reset(tasks, generator)
+        return state, self.divide(seen)
 
     def step(self, state: State, action: Tensor, generator: torch.Generator) -> tuple[State, Step]:
         """Every agent acts on its layer, in every row."""
         check_action(action, len(state.time), self.action_space)
         state, step = self.inner.step(state, action.flatten(1), generator)
-        return state, step._replace(observation=self.observe(state))
+        return state, step._replace(observation=self.divide(step.observation))
 
     def observe(self, state: State) -> Tensor:
         """What each agent sees, `[B, L, size]`."""
-        own = self.inner.statistics(state)
+        return self.divide(self.inner.observe(state))
+
+    def divide(self, seen: Tensor) -> Tensor:
+        """What each agent sees of what a single agent would see, `[B, L, size]`."""
+        common, own = seen[:, : len(GLOBALS)], seen[:, len(GLOBALS) :]
+        own = own.unflatten(-1, (self.num_agents, len(STATISTICS)))
         batch, layers, _ = own.shape
         before = torch.cat([torch.zeros_like(own[:, :1]), own[:, :-1]], 1)
         index = torch.arange(layers, device=own.device, dtype=own.dtype)
         place = torch.stack([index / max(1, layers - 1), index == 0, index == layers - 1], -1)
         parts = [own, before, place.expand(batch, -1, -1)]
         if self.view == "global":
-            parts.append(self.inner.globals(state).unsqueeze(1).expand(-1, layers, -1))
+            parts.append(common.unsqueeze(1).expand(-1, layers, -1))
         return torch.cat(parts, -1)
 
 
@@ -199,7 +204,7 @@ class _Whole:
 
     def step(self, state: State, action: Tensor, generator: torch.Generator) -> tuple[State, Step]:
         state, step = self.batched.inner.step(state, action, generator)
-        return state, step._replace(observation=self.batched.observe(state))
+        return state, step._replace(observation=self.batched.divide(step.observation))
 
 
 def parallel_env(**options: Any) -> LayerAgents:

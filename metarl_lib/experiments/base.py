@@ -82,6 +82,12 @@ def parse_field(config: Any, name: str, text: str) -> Any:
     return tuple(values) if isinstance(current, tuple) else values[0]
 
 
+def row(variant: str, metric: str, value: Tensor | float, budget: int) -> Row:
+    """One result; of a tensor, the mean of its numbers."""
+    number = value.mean() if isinstance(value, Tensor) else value
+    return {"variant": variant, "metric": metric, "value": float(number), "budget": budget}
+
+
 def check_positive(config: Any, *names: str) -> None:
     """Refuse a configuration in which one of these numbers, or tuples of them, is not > 0."""
     for name in names:

@@ -14,7 +14,7 @@ from sklearn.svm import SVC
 from torch import Tensor
 
 from metarl_lib.datasets import Digits, Split, digits
-from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.protocols import (
     Protocol,
     corrected_estimate,
@@ -242,7 +242,7 @@ def _measure(
 
 
 def _row(config: Config, variant: str, metric: str, value: float) -> Row:
-    return {"variant": variant, "metric": metric, "value": value, "budget": config.steps}
+    return row(variant, metric, value, config.steps)
 
 
 EXPERIMENT = Experiment(

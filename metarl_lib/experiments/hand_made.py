@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from metarl_lib.envs.weight_state import SIGNALS, TINY, State
 from metarl_lib.experiments.learners import Life, copy_env, finish, follow
 from metarl_lib.rules import node_perturbation, sgd, weight_perturbation
 from metarl_lib.rules.network import Params
-from metarl_lib.runs import DivergenceError, generator
+from metarl_lib.runs import DivergenceError, Stage, generator
 
 DRIVES = {
     "sgd-normalised": "gradient",
@@ -108,6 +109,26 @@ def tune(
                 f"rates={tuple(rates)}: {name} diverged with every one; add smaller ones"
             )
     return best
+
+
+def tuned_rates(
+    stage: Stage, env: WeightSpace, names: Sequence[str], config: Any, seed: int, place: int
+) -> None:
+    """The best rate of each hand-made rule, as a tensor `rates` of the stage.
+
+    Args:
+        stage: where they are kept; a finished stage is left alone.
+        env: the environment in which they are tuned.
+        names: some of `HAND_MADE`.
+        config: has `rates` and `search_tasks`.
+        seed: the root seed.
+        place: tells the tasks of several searches apart.
+    """
+    if not stage.finished:
+        rates = [
+            tune(env, name, config.rates, config.search_tasks, seed, 10 * place) for name in names
+        ]
+        stage.save(1, {"rates": torch.tensor(rates)}, finished=True)
 
 
 class Constant:

@@ -16,8 +16,9 @@ from metarl_lib.envs.agents import SharedAgents, learn_independently, one_agent
 from metarl_lib.envs.layerwise import Layerwise
 from metarl_lib.envs.weight_space import WeightSpace
 from metarl_lib.envs.weight_state import SIGNALS, State
-from metarl_lib.experiments.base import Experiment, check_positive, option
-from metarl_lib.experiments.hand_made import references, train_by_hand, tune
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.comparison import Comparison
+from metarl_lib.experiments.hand_made import train_by_hand, tuned_rates
 from metarl_lib.experiments.learners import (
     Actor,
     Follow,
@@ -26,14 +27,15 @@ from metarl_lib.experiments.learners import (
     Log,
     Progress,
     follow,
+    keep_nothing,
     log_once,
     make_ppo,
+    policy_size,
     policy_tensors,
     rebuild,
     seed_of,
     train_policy,
 )
-from metarl_lib.experiments.rule_comparison import area, row
 from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "layerwise"
@@ -134,17 +136,10 @@ def run(config: Config, run: Run) -> list[Row]:
     for index, (variant, team) in enumerate(TEAMS.items()):
         stage = run.stage(variant)
         learn(stage, config, team, seed_of(run.seed, index))
-        value = torch.tensor(stage.values["training_return"])
-        rows.append(row(variant, "training_return", value, budget))
+        rows.append(row(variant, "training_return", stage.values["training_return"], budget))
     for place, condition in enumerate(CONDITIONS):
-        stage = run.stage(f"search-{condition}")
-        if not stage.finished:
-            env = environment(config, condition)
-            found = [
-                tune(env, name, config.rates, config.search_tasks, run.seed, 10 * place)
-                for name in HAND_MADE
-            ]
-            stage.save(1, {"rates": torch.tensor(found)}, finished=True)
+        stage, env = run.stage(f"search-{condition}"), environment(config, condition)
+        tuned_rates(stage, env, HAND_MADE, config, run.seed, place)
     tensors, tests = run.tensors(), run.stage("tests")
     for condition in CONDITIONS:
         rows += compare(config, run.seed, tensors, condition, log_once(run, tests))
@@ -155,7 +150,7 @@ def run(config: Config, run: Run) -> list[Row]:
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """The test on held-out teachers again, from the published policies and rates."""
-    return compare(config, seed, tensors, CONDITIONS[0], lambda step, values: None)
+    return compare(config, seed, tensors, CONDITIONS[0], keep_nothing)
 
 
 def learn(stage: Stage, config: Config, team: Team, seed: int) -> None:
@@ -181,6 +176,8 @@ def learn(stage: Stage, config: Config, team: Team, seed: int) -> None:
         total,
         progress,
     )
+    for learner in learners:
+        stage.check_finite(total, policy_size(learner))
     tensors = {
         f"{agent}.{name}": tensor
         for agent, learner in enumerate(learners)
@@ -194,43 +191,31 @@ def compare(
 ) -> list[Row]:
     """Every team that can, and the hand-made rules, on the same test tasks from the same weights.
 
-    Metrics as in `rule_comparison.compare`; `loss_minus_single` is the difference of the last
-    log losses, task by task.
+    Metrics beside those of `Comparison`: `loss_minus_single` and `loss_minus_shared` are
+    differences of the last log losses, task by task.
     """
     env = environment(config, condition)
     tasks = unseen_tasks(config, seed, env, condition)
-    rows: list[Row] = []
-    last: dict[str, Tensor] = {}
-
-    def record(variant: str, life: Life) -> None:
-        mean = life.log_losses.mean(1).tolist()
-        for step in range(env.steps + 1):
-            log(step, {f"{variant}/log_loss_{condition}": mean[step]})
-        last[variant] = life.log_losses[-1]
-        for metric, values in (
-            ("area", area(life)),
-            ("log_loss", life.log_losses[-1]),
-            ("held_out_loss", life.held_out),
-            ("diverged", life.diverged.float()),
-        ):
-            rows.append(row(variant, f"{metric}_{condition}", values, env.steps))
-
+    kept = Comparison(env, tasks, condition, log)
     for name, rate in zip(HAND_MADE, tensors[f"search-{condition}.rates"].tolist(), strict=True):
-        record(name, train_by_hand(env, name, rate, tasks, unseen_stream(seed, condition)))
-        rows.append(row(name, f"rate_{condition}", torch.tensor(rate), env.steps))
+        kept.record(name, train_by_hand(env, name, rate, tasks, unseen_stream(seed, condition)))
+        kept.add(name, "rate", rate)
+
+    def lost(variant: str, other: str) -> Tensor:
+        return kept.lives[variant].log_losses[-1] - kept.lives[other].log_losses[-1]
+
     for variant, team in TEAMS.items():
         if condition == "deeper" and team.kind != "shared":
             continue
-        record(variant, live(config, seed, tensors, variant, condition, tasks))
+        kept.record(variant, live(config, seed, tensors, variant, condition, tasks))
         if condition == "held_out" and variant != "single":
-            difference = last[variant] - last["single"]
-            rows.append(row(variant, "loss_minus_single", difference, env.steps))
+            difference = lost(variant, "single")
+            kept.rows.append(row(variant, "loss_minus_single", difference, env.steps))
     if condition == "held_out":
-        hidden = last["shared-local"] - last["shared"]
-        rows.append(row("shared-local", "loss_minus_shared", hidden, env.steps))
-    for name, value in references(env, tasks).items():
-        rows.append(row(name, f"log_loss_{condition}", torch.tensor(value), env.steps))
-    return rows
+        hidden = lost("shared-local", "shared")
+        kept.rows.append(row("shared-local", "loss_minus_shared", hidden, env.steps))
+    kept.add_references()
+    return kept.rows
 
 
 def take_away(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

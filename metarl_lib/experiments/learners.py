@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
-from metarl_lib.envs.weight_state import TINY, State
+from metarl_lib.envs.weight_state import TINY, State, rms
 from metarl_lib.experiments.base import check_positive, option
 from metarl_lib.runs import Run, Stage, generator
 
@@ -140,14 +140,10 @@ def rebuild(
         k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")
     }
     kind: Any
+    shape: dict[str, Any]
     if any(name.startswith("lstm_actor") for name in own):
-        kind, shape = (
-            RecurrentActorCriticPolicy,
-            {
-                "net_arch": [units // 2],
-                "lstm_hidden_size": units // 2,
-            },
-        )
+        kind = RecurrentActorCriticPolicy
+        shape = {"net_arch": [units // 2], "lstm_hidden_size": units // 2}
     else:
         kind, shape = ActorCriticPolicy, {"net_arch": [units, units]}
     policy: ActorCriticPolicy = kind(observation, action, lambda _: 0.0, **shape)
@@ -161,7 +157,7 @@ class Follow:
 
     Args:
         policy: of Stable-Baselines3.
-        agents: how many agents act in a row; the observation then has that second dimension.
+        agents: whether several agents act in a row; observations then have them second.
         change: what is done to the actions, if anything, such as leaving a signal out.
     """
 
@@ -188,9 +184,10 @@ class Life(NamedTuple):
 
     `log_losses` is `[T + 1, B]`; from the step at which a network diverges on it is that of the
     largest loss there is. `held_out` `[B]` is the log loss of held-out samples at the end,
-    `accuracy` `[B]` the share of them classified correctly (NaN in regression), `diverged` `[B]`
-    whether the network did. `actions` is `[T, B, …]`, `rates` `[T, B, L]` the learning rate that
-    the drive's coefficient amounts to; both are empty for a rule without actions.
+    `accuracy` `[B]` the share of them classified correctly (NaN in regression, 0 of a network
+    that diverged), `diverged` `[B]` whether the network did. `actions` is `[T, B, …]`, `rates`
+    `[T, B, L]` the learning rate that the drive's coefficient amounts to; both are empty for a
+    rule without actions.
     """
 
     log_losses: Tensor
@@ -216,7 +213,7 @@ def finish(
     accuracy = torch.full_like(held_out, torch.nan)
     if env.family.kind == "classification":
         chosen = env.network(state.params, tasks.held_out_x).argmax(-1)
-        accuracy = (chosen == tasks.held_out_y).to(held_out).mean(-1)
+        accuracy = (chosen == tasks.held_out_y).to(held_out).mean(-1).masked_fill(diverged, 0.0)
     return Life(
         torch.stack(list(log_losses)),
         torch.where(diverged, math.log(LOSS_LIMIT), held_out),
@@ -263,8 +260,8 @@ def drive_rates(env: WeightSpace, state: State, action: Tensor) -> Tensor:
     c = env.coefficients(action.flatten(1)).unflatten(-1, (layers, -1))
     c = c[:, :, env.signals.index("drive")]
     weights = [env.network.weight(state.signals.drive, layer) for layer in range(layers)]
-    size = torch.stack([w.flatten(1).square().mean(-1).sqrt() for w in weights], -1)
-    return c * state.scale / size.clamp_min(1e-12)
+    size = torch.stack([rms(w) for w in weights], -1)
+    return c * state.scale / size.clamp_min(TINY)
 
 
 def train_policy(
@@ -310,15 +307,22 @@ def learn_finite(learn: Callable[[], object], model: OnPolicyAlgorithm, stage: S
 
 
 def policy_size(model: BaseAlgorithm) -> dict[str, float]:
-    """The sums of the sizes of a policy's weights and of its noise, which must stay finite."""
+    """The sum of the sizes of a policy's weights and that of the logarithms of its noise.
+
+    Both must stay finite: noise may neither overflow nor vanish.
+    """
     total = sum(float(p.detach().abs().sum()) for p in model.policy.parameters())
-    noise = float(model.policy.state_dict()["log_std"].exp().sum())
-    return {"policy weights": total, "policy noise": noise}
+    noise = float(model.policy.state_dict()["log_std"].exp().log().sum())
+    return {"policy weights": total, "logarithm of the policy's noise": noise}
 
 
 def log_once(run: Run, stage: Stage) -> Log:
     """The run's log, or one that keeps nothing when the stage is finished and so has logged."""
-    return (lambda step, values: None) if stage.finished else run.log
+    return keep_nothing if stage.finished else run.log
+
+
+def keep_nothing(step: int, values: Mapping[str, float]) -> None:
+    """A log that keeps nothing."""
 
 
 def copy_env(env: WeightSpace, **changes: Any) -> WeightSpace:

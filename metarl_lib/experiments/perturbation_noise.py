@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl_lib.datasets import Split, teacher_student
-from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.noise_theory import (
     curvature_trace,
     linear_stable_rates,
@@ -309,7 +309,7 @@ def _row(config: Config, key: str, value: float) -> Row:
         budget = config.variance_draws
     else:
         budget = config.stability_steps
-    return {"variant": variant, "metric": metric, "value": value, "budget": budget}
+    return row(variant, metric, value, budget)
 
 
 EXPERIMENT = Experiment(

@@ -12,10 +12,12 @@ from torch import Tensor
 from metarl_lib.datasets import DigitsFamily, Family, SinusoidFamily, Tasks, TeacherFamily
 from metarl_lib.envs.agents import Synapses, one_agent
 from metarl_lib.envs.weight_space import WeightSpace
-from metarl_lib.envs.weight_state import GLOBALS, SIGNALS, State
-from metarl_lib.experiments.hand_made import HAND_MADE, references, train_by_hand, tune
+from metarl_lib.envs.weight_state import SIGNALS, State
+from metarl_lib.experiments.base import row
+from metarl_lib.experiments.comparison import Comparison, area
+from metarl_lib.experiments.hand_made import HAND_MADE, train_by_hand
 from metarl_lib.experiments.learners import Follow, Life, Log, follow, rebuild
-from metarl_lib.runs import Row, Stage, generator
+from metarl_lib.runs import Row, generator
 
 
 @dataclass(frozen=True)
@@ -91,76 +93,45 @@ def environment(
     )
 
 
-def tuned_rates(stage: Stage, config: Any, seed: int, condition: str) -> None:
-    """The best rate of every hand-made rule in a condition, as a tensor `rates` of the stage."""
-    if stage.finished:
-        return
-    env, place = environment(config, condition), CONDITIONS.index(condition)
-    rates = [
-        tune(env, name, config.rates, config.search_tasks, seed, 10 * place) for name in HAND_MADE
-    ]
-    stage.save(1, {"rates": torch.tensor(rates)}, finished=True)
-
-
 def compare(
-    config: Any, seed: int, tensors: Mapping[str, Tensor], condition: str, log: Log
+    config: Any,
+    seed: int,
+    tensors: Mapping[str, Tensor],
+    condition: str,
+    plan: Tensor,
+    log: Log,
 ) -> list[Row]:
     """Every learned and every hand-made rule on the same test tasks, from the same weights.
 
-    Metrics, each followed by the condition: `area` is the mean log training loss over the
-    steps of a life, `log_loss` that of the last step, `held_out_loss` its value on held-out
-    samples, `held_out_accuracy` the share of them that is classified correctly, `diverged` the
-    share of networks that diverged; `area_minus_np`, `held_out_minus_np` and the like are
-    differences, task by task.
+    Metrics beside those of `Comparison`: `area_minus_np`, `held_out_minus_np` and the like are
+    differences, task by task. The variant `rule-open-loop` follows the `plan`, `[T, …]`.
     """
     env = environment(config, condition)
     tasks = unseen_tasks(config, seed, condition, env)
-    rows: list[Row] = []
-    lives: dict[str, Life] = {}
-
-    def add(variant: str, metric: str, values: Tensor) -> None:
-        rows.append(row(variant, f"{metric}_{condition}", values, env.steps))
-
-    def record(variant: str, life: Life) -> None:
-        lives[variant] = life
-        mean = life.log_losses.mean(1).tolist()
-        for step in sorted(
-            {*range(0, env.steps + 1, STRIDE * env.steps // config.steps), env.steps}
-        ):
-            log(step, {f"{variant}/log_loss_{condition}": mean[step]})
-        add(variant, "area", area(life))
-        add(variant, "log_loss", life.log_losses[-1])
-        add(variant, "held_out_loss", life.held_out)
-        add(variant, "diverged", life.diverged.float())
-        if env.family.kind == "classification":
-            add(variant, "held_out_accuracy", life.accuracy)
-
+    stride = STRIDE * env.steps // config.steps
+    kept = Comparison(env, tasks, condition, log, stride)
+    lives = kept.lives
     for name, rate in zip(HAND_MADE, tensors[f"search-{condition}.rates"].tolist(), strict=True):
-        record(name, train_by_hand(env, name, rate, tasks, unseen_stream(seed, condition)))
-        add(name, "rate", torch.tensor(rate))
+        kept.record(name, train_by_hand(env, name, rate, tasks, unseen_stream(seed, condition)))
+        kept.add(name, "rate", rate)
     for name in LEARNED:
-        record(name, live(config, seed, tensors, name, condition, tasks))
+        kept.record(name, live(config, seed, tensors, name, condition, tasks))
         for other in COMPARED.get(name, ("np", "wp")):
-            add(name, f"area_minus_{other}", area(lives[name]) - area(lives[other]))
-            add(name, f"held_out_minus_{other}", lives[name].held_out - lives[other].held_out)
-    plan = Plan(planned(config, seed, tensors))
-    life = follow(env, plan, tasks, unseen_stream(seed, condition))
-    add("rule-open-loop", "area", area(life))
-    for name, value in references(env, tasks).items():
-        add(name, "log_loss", torch.tensor(value))
-    return rows
+            kept.add(name, f"area_minus_{other}", area(lives[name]) - area(lives[other]))
+            kept.add(name, f"held_out_minus_{other}", lives[name].held_out - lives[other].held_out)
+    life = follow(env, Plan(plan, env.steps), tasks, unseen_stream(seed, condition))
+    kept.add("rule-open-loop", "area", area(life))
+    kept.add_references()
+    return kept.rows
 
 
 def planned(config: Any, seed: int, tensors: Mapping[str, Tensor]) -> Tensor:
     """The learned rule's mean action at each step on training tasks, `[T, …]`."""
     env = environment(config)
     tasks = env.sample_tasks(config.test_tasks, generator(seed, "tuning", 999))
-    return live(config, seed, tensors, "rule", CONDITIONS[0], tasks).actions.mean(1)
-
-
-def area(life: Life) -> Tensor:
-    """The mean log loss over the steps of each life, `[B]`."""
-    return life.log_losses[1:].mean(0)
+    stream = generator(seed, "tuning", 998)
+    life = live(config, seed, tensors, "rule", CONDITIONS[0], tasks, stream=stream)
+    return life.actions.mean(1)
 
 
 def live(
@@ -171,8 +142,12 @@ def live(
     condition: str,
     tasks: Tasks,
     change: Callable[[Tensor], Tensor] | None = None,
+    stream: torch.Generator | None = None,
 ) -> Life:
-    """One learned rule on the test tasks of a condition, its actions changed if wanted."""
+    """One learned rule on tasks of a condition, its actions changed if wanted.
+
+    Initial weights and noise come from `stream`, or else from that of the condition's test.
+    """
     learned = LEARNED[variant]
     inner = environment(config, condition, learned)
     synapse = learned.kind == "synapse"
@@ -182,7 +157,7 @@ def live(
         observation, action = one_agent(observation), one_agent(action)
     policy = rebuild(tensors, variant, observation, action, config.units)
     actor = Follow(policy, synapse, change)
-    return follow(env, actor, tasks, unseen_stream(seed, condition), inner)
+    return follow(env, actor, tasks, stream or unseen_stream(seed, condition), inner)
 
 
 def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> list[Row]:
@@ -191,8 +166,7 @@ def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> 
     Metrics `coefficient_<signal>_<layer>` are c over a life, mean over tasks; `log_rate_<layer>`
     the mean logarithm of the learning rate that the size of the drive's coefficient amounts to.
     Their rows are those of the last step.
-    The variants `rule-without-…` have one coefficient set to zero, `rule-open-loop` takes the
-    mean action of each step, whatever it sees.
+    The variants `rule-without-…` have one coefficient set to zero.
     """
     condition = CONDITIONS[0]
     rows: list[Row] = []
@@ -213,7 +187,7 @@ def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> 
             values |= {f"log_rate_{layer}": float(rates[step, layer]) for layer in range(layers)}
             if step % STRIDE == 0 or step == env.steps - 1:
                 log(step + 1, {f"{variant}/{name}": value for name, value in values.items()})
-        rows += [row(variant, name, torch.tensor(v), env.steps) for name, v in values.items()]
+        rows += [row(variant, name, v, env.steps) for name, v in values.items()]
     for k, signal in enumerate(SIGNALS):
         keep = torch.ones(layers, len(SIGNALS))
         keep[:, k] = 0.0
@@ -225,16 +199,15 @@ def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> 
 class Plan:
     """An actor that takes the actions `[T, …]` one after the other, whatever it sees.
 
-    In a life of another length the plan is stretched.
+    In a life of `steps`, another length, the plan is stretched.
     """
 
-    def __init__(self, actions: Tensor) -> None:
-        self.actions = actions
+    def __init__(self, actions: Tensor, steps: int) -> None:
+        self.actions, self.steps = actions, steps
 
     def __call__(self, observation: Tensor, state: State) -> Tensor:
-        """The action of this step, for every row; time left is the last global number seen."""
-        age = 1 - float(observation[0, len(GLOBALS) - 1])
-        step = min(round(age * len(self.actions)), len(self.actions) - 1)
+        """The action of this step, for every row."""
+        step = int(state.time[0]) * len(self.actions) // self.steps
         return self.actions[step].expand(len(observation), -1)
 
 
@@ -247,10 +220,3 @@ def unseen_tasks(config: Any, seed: int, condition: str, env: WeightSpace) -> Ta
 def unseen_stream(seed: int, condition: str) -> torch.Generator:
     """Initial weights, then noise: the same for every rule."""
     return generator(seed, "evaluation", 2 * CONDITIONS.index(condition) + 1)
-
-
-def row(variant: str, metric: str, values: Tensor, budget: int) -> Row:
-    """One result: the mean over tasks."""
-    return {
-        "variant": variant, "metric": metric, "value": float(values.mean()), "budget": budget
-    }  # fmt: skip

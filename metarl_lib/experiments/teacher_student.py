@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarl_lib.datasets import Split, TeacherStudent, teacher_student
-from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.noise_theory import curvature_trace
 from metarl_lib.experiments.protocols import (
     TINY,
@@ -239,7 +239,7 @@ def _log_losses(
 
 
 def _row(config: Config, variant: str, metric: str, value: float) -> Row:
-    return {"variant": variant, "metric": metric, "value": value, "budget": config.steps}
+    return row(variant, metric, value, config.steps)
 
 
 EXPERIMENT = Experiment(

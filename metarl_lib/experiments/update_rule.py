@@ -13,8 +13,15 @@ from torch import Tensor
 from metarl_lib.datasets import DigitsFamily
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.agents import SharedAgents, Synapses
-from metarl_lib.experiments.base import Experiment, check_positive, option
-from metarl_lib.experiments.learners import LearnerConfig, log_once, seed_of, train_policy
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.hand_made import HAND_MADE, tuned_rates
+from metarl_lib.experiments.learners import (
+    LearnerConfig,
+    keep_nothing,
+    log_once,
+    seed_of,
+    train_policy,
+)
 from metarl_lib.experiments.rule_comparison import (
     CONDITIONS,
     LEARNED,
@@ -22,7 +29,7 @@ from metarl_lib.experiments.rule_comparison import (
     compare,
     environment,
     explain,
-    tuned_rates,
+    planned,
 )
 from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, Stage
@@ -87,20 +94,15 @@ def run(config: Config, run: Run) -> list[Row]:
         stage = run.stage(variant)
         learn(stage, config, learned, run.seed, index)
         own = settings(config, learned)
-        rows.append(
-            {
-                "variant": variant,
-                "metric": "training_return",
-                "value": stage.values["training_return"],
-                "budget": own.rows * own.rollouts * config.steps,
-            }
-        )
+        budget = own.rows * own.rollouts * config.steps
+        rows.append(row(variant, "training_return", stage.values["training_return"], budget))
     for condition in config.conditions:
-        tuned_rates(run.stage(f"search-{condition}"), config, run.seed, condition)
+        stage, env = run.stage(f"search-{condition}"), environment(config, condition)
+        tuned_rates(stage, env, HAND_MADE, config, run.seed, CONDITIONS.index(condition))
     tensors, tests = run.tensors(), run.stage("tests")
-    log = log_once(run, tests)
+    log, plan = log_once(run, tests), planned(config, run.seed, tensors)
     for condition in config.conditions:
-        rows += compare(config, run.seed, tensors, condition, log)
+        rows += compare(config, run.seed, tensors, condition, plan, log)
     rows += explain(config, run.seed, tensors, log)
     tests.save(1, {}, finished=True)
     return rows
@@ -108,7 +110,8 @@ def run(config: Config, run: Run) -> list[Row]:
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """The test on held-out teachers again, from the published policies and rates."""
-    return compare(config, seed, tensors, config.conditions[0], _nowhere)
+    plan = planned(config, seed, tensors)
+    return compare(config, seed, tensors, config.conditions[0], plan, keep_nothing)
 
 
 def settings(config: Config, learned: Learned) -> Config:
@@ -134,20 +137,21 @@ def learn(stage: Stage, config: Config, learned: Learned, seed: int, index: int)
     """Meta-train one rule in its stage."""
     own, start = settings(config, learned), seed_of(seed, index)
     env = environment(config, learned=learned)
-    recurrent, agents = learned.kind == "recurrent", 1
+    synapse = learned.kind == "synapse"
 
     def venv() -> VecEnv:
-        if learned.kind == "synapse":
+        if synapse:
             return SharedAgents(SB3VecEnv(Synapses(env), own.rows, seed=start))
         return SB3VecEnv(env, own.rows, seed=start)
 
-    if learned.kind == "synapse":
-        agents = env.network.num_weights
-    train_policy(stage, venv, own, start, recurrent=recurrent, agents=agents)
-
-
-def _nowhere(step: int, values: Mapping[str, float]) -> None:
-    """A log that keeps nothing."""
+    train_policy(
+        stage,
+        venv,
+        own,
+        start,
+        recurrent=learned.kind == "recurrent",
+        agents=env.network.num_weights if synapse else 1,
+    )
 
 
 EXPERIMENT = Experiment(

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl_lib.envs.adapters import SB3VecEnv
-from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.learners import log_once, policy_tensors, seed_of
 from metarl_lib.experiments.weight_readings import (
     LIFE,
@@ -204,11 +204,6 @@ def snapshots(long_steps: int, rollout: int) -> list[int]:
     while marks[0] % 4 == 0 and (marks[0] // 4) % rollout == 0:
         marks.insert(0, marks[0] // 4)
     return marks
-
-
-def row(variant: str, metric: str, value: float, budget: int) -> Row:
-    """One result."""
-    return {"variant": variant, "metric": metric, "value": float(value), "budget": budget}
 
 
 EXPERIMENT = Experiment(

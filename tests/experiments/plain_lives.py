@@ -7,9 +7,17 @@ import torch
 from torch import Tensor
 
 from metarl_lib.datasets import TeacherFamily
+from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.weight_space import WeightSpace
+from metarl_lib.experiments.learners import LearnerConfig, policy_tensors
+from metarl_lib.experiments.weight_readings import environment
+from metarl_lib.experiments.weight_space import make
 
 CEILING = math.log(1e6)
+SMALL = LearnerConfig(
+    steps=6, rows=4, rollouts=3, epochs=2, minibatches=2, units=8, ppo_rate=3e-3, discount=0.9,
+    gae_lambda=0.8, log_std=-0.5,
+)  # fmt: skip
 PHI = {"relu": torch.relu, "tanh": torch.tanh, None: lambda z: z}
 
 
@@ -101,6 +109,21 @@ def opinionated(policy, seed=0):
             head = getattr(policy.action_net, name)
             head.copy_(0.5 * torch.randn(head.shape, generator=stream))
     return policy
+
+
+def setter(config, variant, root, seed=0):
+    """A policy that sets weights, never trained but acting with vigour."""
+    env = SB3VecEnv(environment(config, variant, root), 1)
+    return opinionated(make(env, config, seed, n_steps=4, batch_size=4).policy, seed)
+
+
+def tensors_of(**policies) -> dict:
+    """Tensors as a run holds them; an underscore stands for a hyphen in a variant's name."""
+    return {
+        f"{name.replace('_', '-')}.{key}": t
+        for name, policy in policies.items()
+        for key, t in policy_tensors(policy).items()
+    }
 
 
 def perceptron(tensors, observation, bound=1.0) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from plain_lives import CEILING, errors, log_losses, networks, outputs
 
 from metarl_lib.experiments.hand_made import OPTIMISERS
+from metarl_lib.runs import Run
 
 
 def gradient(env, params, x, y, noise):
@@ -100,3 +101,15 @@ def shares_right(env, params, x, y) -> float:
         return 0.0
     found = [row.index(max(row)) for row in outputs(env.network, params, x).tolist()]
     return sum(a == b for a, b in zip(found, y.tolist(), strict=True)) / len(y)
+
+
+def runs_again_for_nothing(run, rows, config, run_experiment, monkeypatch) -> None:
+    """A second run of a finished folder gives the same rows, logs nothing and learns nothing."""
+    logged, tensors = len(run.metrics()), run.tensors()
+    assert run.stage("tests").finished
+    again = Run.resume(run.folder, run.experiment, config)
+    monkeypatch.setattr("metarl_lib.experiments.hand_made.tune", None)
+    monkeypatch.setattr("metarl_lib.experiments.learners.make_ppo", None)
+    assert run_experiment(config, again) == rows
+    assert len(again.metrics()) == logged
+    assert all(torch.equal(t, tensors[name]) for name, t in again.tensors().items())

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from plain_lives import rows_of
+from plain_training import runs_again_for_nothing
 
 from metarl_lib.envs.agents import one_agent
 from metarl_lib.envs.weight_space import WeightSpace
@@ -102,15 +103,8 @@ def test_evaluating_repeats_the_rows_on_held_out_teachers_to_the_last_bit(finish
 
 def test_a_second_run_of_a_finished_folder_logs_and_learns_nothing(finished, monkeypatch) -> None:
     run, rows, _ = finished
-    logged, tensors = len(run.metrics()), run.tensors()
-    assert run.stage("tests").finished
-    again = Run.resume(run.folder, "layerwise", SMALL)
-    monkeypatch.setattr("metarl_lib.experiments.layerwise.tune", None)
     monkeypatch.setattr("metarl_lib.experiments.layerwise.make_ppo", None)
-    monkeypatch.setattr("metarl_lib.experiments.learners.make_ppo", None)
-    assert run_experiment(SMALL, again) == rows
-    assert len(again.metrics()) == logged
-    assert all(torch.equal(t, tensors[name]) for name, t in again.tensors().items())
+    runs_again_for_nothing(run, rows, SMALL, run_experiment, monkeypatch)
 
 
 @pytest.mark.parametrize(

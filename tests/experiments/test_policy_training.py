@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from plain_lives import small_options, small_space
+from plain_lives import SMALL, small_options, small_space
 
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.agents import SharedAgents
@@ -22,11 +22,6 @@ from metarl_lib.experiments.learners import (
     train_policy,
 )
 from metarl_lib.runs import DivergenceError
-
-SMALL = LearnerConfig(
-    steps=6, rows=4, rollouts=3, epochs=2, minibatches=2, units=8, ppo_rate=3e-3, discount=0.9,
-    gae_lambda=0.8, log_std=-0.5,
-)  # fmt: skip
 
 
 def test_ppo_takes_whole_lives_and_the_options_it_is_given() -> None:
@@ -183,10 +178,22 @@ def test_what_torch_refuses_because_weights_are_no_numbers_is_called_divergence(
 
 def test_a_rate_that_makes_the_policy_explode_is_called_divergence(run) -> None:
     wild = dataclasses.replace(SMALL, ppo_rate=1e30)
-    """The logarithm of its noise is finite still, but the noise is not."""
-    with pytest.raises(DivergenceError, match=r"wild diverged at step \d+: .*policy noise = inf"):
+    with pytest.raises(DivergenceError, match=r"wild diverged at step \d+: .*noise = (nan|inf)"):
         train_policy(run.stage("wild"), lambda: SB3VecEnv(small_space(), 4, seed=1), wild, 5)
     assert not run.stage("wild").finished
+
+
+def test_noise_that_vanishes_is_called_divergence(run) -> None:
+    """Its logarithm is an ordinary number, but torch refuses what it is the logarithm of."""
+    model = make_ppo(SB3VecEnv(small_space(), 4, seed=1), SMALL, 5)
+
+    def learn():
+        with torch.no_grad():
+            model.policy.log_std.fill_(-300.0)
+        model.learn(24)
+
+    with pytest.raises(DivergenceError, match=r"a diverged at step \d+: .*noise = -inf"):
+        learn_finite(learn, model, run.stage("a"))
 
 
 def test_a_refusal_that_is_no_divergence_is_passed_on(run) -> None:

@@ -5,14 +5,13 @@ import dataclasses
 import pytest
 import torch
 
-from metarl_lib.experiments.hand_made import HAND_MADE, tune
+from metarl_lib.experiments.hand_made import HAND_MADE, tune, tuned_rates
 from metarl_lib.experiments.learners import copy_env
 from metarl_lib.experiments.rule_comparison import (
     CONDITIONS,
     LEARNED,
     Plan,
     environment,
-    tuned_rates,
     unseen_stream,
     unseen_tasks,
 )
@@ -118,15 +117,16 @@ def test_all_rules_meet_the_same_tasks_and_no_two_conditions_or_seeds_do() -> No
     assert len(set(rows)) == len(rows) == 3 * len(drawn)
 
 
-@pytest.mark.parametrize("steps", [5, 15, 3])
+@pytest.mark.parametrize("steps", [5, 20, 3])
 def test_a_plan_is_stretched_over_a_life_and_the_same_for_all_rows(steps) -> None:
-    """Whatever they see; step t of T takes the action nearest to the share t/T of the plan."""
+    """Whatever they see; each action lasts equally long, as nearly as whole steps allow."""
     env, actions = copy_env(environment(SMALL), steps=steps), torch.rand(5, 8)
     state, _ = env.reset(unseen_tasks(SMALL, 0, "held_out", env), torch.Generator())
     for time in range(steps):
         state = state._replace(time=torch.full((3,), time))
-        place = min(range(5), key=lambda k: abs(k * steps - 5 * time))
-        assert torch.equal(Plan(actions)(env.observe(state), state), actions[[place] * 3])
+        place = max(k for k in range(5) if k / 5 <= time / steps)
+        taken = Plan(actions, steps)(env.observe(state), state)
+        assert torch.equal(taken, actions[[place] * 3])
 
 
 def test_weights_and_noise_are_drawn_from_streams_of_their_own() -> None:
@@ -141,13 +141,14 @@ def test_weights_and_noise_are_drawn_from_streams_of_their_own() -> None:
 def test_the_rates_are_tuned_rule_by_rule_and_once(run, monkeypatch) -> None:
     config = dataclasses.replace(SMALL, rates=(3e-2, 0.5))
     stage = run.stage("search-tanh")
-    tuned_rates(stage, config, SEED, "tanh")
     env = environment(SMALL, "tanh")
+    tuned_rates(stage, env, HAND_MADE, config, SEED, CONDITIONS.index("tanh"))
     place = 10 * CONDITIONS.index("tanh")
     expected = [tune(env, name, config.rates, 2, SEED, place) for name in HAND_MADE]
     assert stage.tensors["rates"].tolist() == pytest.approx(expected)
     assert all(min(config.rates) / 2 <= rate <= 3 * max(config.rates) for rate in expected)
     assert len(set(expected)) > 2
-    monkeypatch.setattr("metarl_lib.experiments.rule_comparison.tune", None)
-    tuned_rates(run.stage("search-tanh"), config, SEED, "tanh")
+    monkeypatch.setattr("metarl_lib.experiments.hand_made.tune", None)
+    again = run.stage("search-tanh")
+    tuned_rates(again, env, HAND_MADE, config, SEED, CONDITIONS.index("tanh"))
     assert run.stage("search-tanh").tensors["rates"].tolist() == pytest.approx(expected)

@@ -5,8 +5,8 @@ import math
 
 import jaxtyping
 import pytest
-import torch
 from plain_lives import rows_of
+from plain_training import runs_again_for_nothing
 
 from metarl_lib.envs.weight_space import WeightSpace
 from metarl_lib.experiments import EXPERIMENTS
@@ -152,12 +152,5 @@ def test_tasks_that_the_digits_cannot_fill_are_refused() -> None:
 
 def test_a_second_run_of_a_finished_folder_logs_and_learns_nothing(finished, monkeypatch) -> None:
     run, rows, _ = finished
-    logged, tensors = len(run.metrics()), run.tensors()
-    assert run.stage("tests").finished
-    again = Run.resume(run.folder, "update_rule", SMALL)
-    monkeypatch.setattr("metarl_lib.experiments.learners.make_ppo", None)
-    monkeypatch.setattr("metarl_lib.experiments.rule_comparison.tune", None)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-    assert run_experiment(SMALL, again) == rows
-    assert len(again.metrics()) == logged
-    assert all(torch.equal(t, tensors[name]) for name, t in again.tensors().items())
+    runs_again_for_nothing(run, rows, SMALL, run_experiment, monkeypatch)

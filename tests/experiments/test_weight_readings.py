@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from plain_lives import opinionated, outputs, perceptron, seeded, split, square_error
+from plain_lives import outputs, perceptron, seeded, setter, split, square_error, tensors_of
 
-from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.experiments.learners import policy_tensors
 from metarl_lib.experiments.weight_readings import (
     LIFE,
@@ -21,7 +20,7 @@ from metarl_lib.experiments.weight_readings import (
     references,
     seed_task,
 )
-from metarl_lib.experiments.weight_space import Config, make
+from metarl_lib.experiments.weight_space import Config
 from metarl_lib.runs import generator
 
 SEED = 2
@@ -32,9 +31,7 @@ SMALL = Config(
 
 
 def policy_for(variant, seed=0):
-    """A policy that was never trained but acts with vigour."""
-    env = environment(SMALL, variant, SEED)
-    return opinionated(make(SB3VecEnv(env, 1), SMALL, seed, n_steps=4, batch_size=4).policy, seed)
+    return setter(SMALL, variant, SEED, seed)
 
 
 def constant(policy, weights=None):
@@ -45,14 +42,6 @@ def constant(policy, weights=None):
             torch.zeros(len(policy.action_net.bias)) if weights is None else weights
         )
     return policy
-
-
-def tensors_of(**policies) -> dict:
-    return {
-        f"{name.replace('_', '-')}.{key}": t
-        for name, policy in policies.items()
-        for key, t in policy_tensors(policy).items()
-    }
 
 
 def test_the_second_teacher_has_inputs_and_weights_of_its_own() -> None:

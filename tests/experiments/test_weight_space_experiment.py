@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from plain_lives import errors, opinionated, rows_of, seeded, split, square_error
+from plain_lives import errors, rows_of, seeded, setter, split, square_error, tensors_of
 from stable_baselines3 import PPO
 
 from metarl_lib.envs.adapters import SB3VecEnv
@@ -27,7 +27,6 @@ from metarl_lib.experiments.weight_readings import (
 from metarl_lib.experiments.weight_space import (
     Config,
     evaluate,
-    make,
     marks_of,
     snapshots,
     total_steps,
@@ -46,17 +45,7 @@ KINDS = ("as-coded", "one-task", "more-trajectories", "distribution", "digits-as
 
 
 def policy_for(variant, seed=0):
-    """A policy that was never trained but acts with vigour."""
-    env = environment(SMALL, variant, SEED)
-    return opinionated(make(SB3VecEnv(env, 1), SMALL, seed, n_steps=4, batch_size=4).policy, seed)
-
-
-def tensors_of(**policies) -> dict:
-    return {
-        f"{name.replace('_', '-')}.{key}": t
-        for name, policy in policies.items()
-        for key, t in policy_tensors(policy).items()
-    }
+    return setter(SMALL, variant, SEED, seed)
 
 
 def test_as_coded_a_network_without_biases_lives_for_201_steps() -> None:

@@ -300,7 +300,7 @@ def ledger_html(table: pd.DataFrame) -> str:
 
 
 def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float = 1.0) -> str:
-    mean, low, high = (format(row[key] * factor, form) for key in ("mean", "low", "high"))
+    mean, low, high = (format(row[key] * factor, f"z{form}") for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]" if row["seeds"] > 1 else mean
 
 

@@ -1,5 +1,6 @@
 """Intervals, publishing, verdicts and the ledger, against numbers worked out by hand."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -139,6 +140,8 @@ def test_what_was_published_can_be_read(tmp_path) -> None:
     assert found.provenance[0]["hash"] == config_hash("demo", Settings())
     assert found.row("ours", "return")["mean"] == 11
     assert found.text("ours", "return", ".1f", 2.0) == "22.0 [17.0, 27.0]"
+    tiny = dataclasses.replace(found, summary=found.summary.assign(mean=-1e-5, low=-2e-5, high=0))
+    assert tiny.text("ours", "return") == "0.00 [0.00, 0.00]"  # without a sign
     assert "demo, smoke scale, 3 seeds" in found.source()
     assert found.provenance[0]["hash"] in found.source()
     # The checkpoint is that of the lowest seed.

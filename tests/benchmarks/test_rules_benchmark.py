@@ -1,10 +1,6 @@
 """The benchmark of the rules runs, its peer takes the same step, and its last line is JSON."""
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -40,20 +36,8 @@ def test_the_peer_takes_the_same_step(script, monkeypatch, rule) -> None:
         torch.testing.assert_close(ours_now - before, peers_now - before, rtol=1e-3, atol=1e-4)
 
 
-def test_quick_prints_a_table_and_one_line_of_json() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--quick"],
-        capture_output=True,
-        text=True,
-        cwd=SCRIPT.parents[1],
-        timeout=120,
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parents[1])},
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.strip().splitlines()
-    assert [line.split()[0] for line in lines[2:-1]] == ["sgd", "wp", "np"]
-    result = json.loads(lines[-1])
-    assert result["benchmark"] == "rules"
+def test_quick_prints_a_table_and_one_line_of_json(quick) -> None:
+    table, result = quick("rules")
+    assert [line[0] for line in table] == ["sgd", "wp", "np"]
     for name in ("wp_steps_per_s", "np_steps_per_s", "wp_vs_torch_func", "np_vs_torch_func"):
         assert result["ratios"][name] > 0

@@ -1,0 +1,34 @@
+"""What the tests of the benchmarks share: a quick run of a script."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def quick():
+    """`quick(name)` runs a benchmark; the cells of its table's lines, and what its JSON says."""
+
+    def run(name):
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), "--quick"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            timeout=120,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.strip().splitlines()
+        result = json.loads(lines[-1])
+        assert result["benchmark"] == name
+        return [line.split() for line in lines[2:-1]], result
+
+    return run

@@ -21,7 +21,7 @@ def quick():
             capture_output=True,
             text=True,
             cwd=ROOT,
-            timeout=120,
+            timeout=300,
             env=os.environ | {"PYTHONPATH": str(ROOT)},
             check=False,
         )

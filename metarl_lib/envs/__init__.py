@@ -2,7 +2,13 @@
 
 import gymnasium
 
-IDS = {"metarl/WeightSpace-v0": "metarl_lib.envs.weight_space:WeightSpace"}
+IDS = {
+    "metarl/Bandit-v0": "metarl_lib.envs.bandit:Bandit",
+    "metarl/TwoStep-v0": "metarl_lib.envs.two_step:TwoStep",
+    "metarl/Harlow-v0": "metarl_lib.envs.harlow:Harlow",
+    "metarl/PointRobot-v0": "metarl_lib.envs.point_robot:PointRobot",
+    "metarl/WeightSpace-v0": "metarl_lib.envs.weight_space:WeightSpace",
+}
 """Gymnasium id -> where the batched environment behind it stands."""
 
 

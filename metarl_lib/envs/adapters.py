@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 from metarl_lib.envs.base import BatchedEnv, Step, replace_rows
+from metarl_lib.envs.trial import Trial
 
 
 class Rows:
@@ -216,16 +217,32 @@ def draw_seed(stream: np.random.Generator) -> int:
     return int(stream.integers(2**63 - 1))
 
 
-def make_single(batched: str, split: str = "train", **options: Any) -> SingleEnv:
-    """What `gymnasium.make` calls: `batched` says where the environment stands."""
-    return SingleEnv(_find(batched)(**options), split)
+def make_single(
+    batched: str, split: str = "train", episodes: int | None = None, **options: Any
+) -> SingleEnv:
+    """What `gymnasium.make` calls.
+
+    Args:
+        batched: where the batched environment stands, as `module:class`.
+        split: which tasks are drawn.
+        episodes: of one task, in a `Trial`; without it, the environment as it is.
+        options: of the batched environment.
+    """
+    return SingleEnv(_make(batched, episodes, options), split)
 
 
-def make_vector(batched: str, num_envs: int = 1, split: str = "train", **options: Any) -> VectorEnv:
-    """What `gymnasium.make_vec` calls."""
-    return VectorEnv(_find(batched)(**options), num_envs, split)
+def make_vector(
+    batched: str,
+    num_envs: int = 1,
+    split: str = "train",
+    episodes: int | None = None,
+    **options: Any,
+) -> VectorEnv:
+    """What `gymnasium.make_vec` calls; the arguments are those of `make_single`."""
+    return VectorEnv(_make(batched, episodes, options), num_envs, split)
 
 
-def _find(place: str) -> Any:
+def _make(place: str, episodes: int | None, options: dict[str, Any]) -> Any:
     module, name = place.split(":")
-    return getattr(importlib.import_module(module), name)
+    env = getattr(importlib.import_module(module), name)(**options)
+    return env if episodes is None else Trial(env, episodes)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from gymnasium import spaces
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 
@@ -55,6 +56,15 @@ class BatchedEnv(Protocol):
         """Take one action in every row; the state that was given is not changed."""
 
 
+@runtime_checkable
+class BoundedEnv(BatchedEnv, Protocol):
+    """A batched environment that says how long an episode can last."""
+
+    @property
+    def max_steps(self) -> int:
+        """Steps after which every episode has ended."""
+
+
 def map_tree(function: Callable[..., Tensor], *trees: Any) -> Any:
     """Apply a function to the tensors of equal trees of tuples and lists."""
     first = trees[0]
@@ -77,8 +87,28 @@ def replace_rows(state: Any, rows: Tensor, fresh: Any) -> Any:
     return map_tree(replace, state, fresh)
 
 
+def where_rows(rows: Bool[Tensor, " B"], new: Any, old: Any) -> Any:
+    """A state whose rows `rows` are those of `new` and whose others are those of `old`.
+
+    Unlike with `replace_rows`, both have all B rows, so that nobody has to count those that
+    are replaced, and nobody waits for the device.
+    """
+
+    def choose(a: Tensor, b: Tensor) -> Tensor:
+        return torch.where(rows.reshape(-1, *(1,) * (a.ndim - 1)), a, b)
+
+    return map_tree(choose, new, old)
+
+
+def one_hot(choice: Integer[Tensor, " B"], count: int) -> Float[Tensor, "B count"]:
+    """1 in the column that was chosen, else 0; `F.one_hot` would look at the numbers."""
+    return (choice.unsqueeze(-1) == torch.arange(count, device=choice.device)).float()
+
+
 def check_action(action: Tensor, batch: int, space: spaces.Box) -> None:
     """An action must be finite and have the shape `[B, …]` of the space.
+
+    Numbers are looked at on the CPU only: elsewhere the look would wait for the device.
 
     Raises:
         ValueError: names the shape that was given and the one that is wanted.
@@ -86,12 +116,33 @@ def check_action(action: Tensor, batch: int, space: spaces.Box) -> None:
     wanted = (batch, *space.shape)
     if tuple(action.shape) != wanted:
         raise ValueError(
-            f"action has shape {tuple(action.shape)}, {wanted} is wanted: one row for each "
-            f"network, then the shape {space.shape} of the action space"
+            f"action has shape {tuple(action.shape)}, {wanted} is wanted: the number of rows, "
+            f"then the shape {space.shape} of the action space"
         )
-    if not torch.isfinite(action).all():
+    if action.is_cpu and not torch.isfinite(action).all():
         bad = int((~torch.isfinite(action)).sum())
         raise ValueError(
             f"action holds {bad} NaN or infinite values: only finite numbers are allowed; "
             "look for a divergence in the policy"
         )
+
+
+def check_discrete(action: Tensor, batch: int, space: spaces.Discrete) -> None:
+    """An action must be one of 0 … n − 1 for each row, `[B]` whole numbers.
+
+    Numbers are looked at on the CPU only: elsewhere the look would wait for the device.
+
+    Raises:
+        ValueError: names the shape, the kind or the number that was given, and what is wanted.
+    """
+    if tuple(action.shape) != (batch,):
+        raise ValueError(
+            f"action has shape {tuple(action.shape)}, ({batch},) is wanted: one number for each row"
+        )
+    if action.dtype == torch.bool or action.is_floating_point() or action.is_complex():
+        raise ValueError(
+            f"action holds {action.dtype}, whole numbers are wanted: give action.long()"
+        )
+    if action.is_cpu and bool(((action < 0) | (action >= space.n)).any()):
+        bad = int(action[(action < 0) | (action >= space.n)][0])
+        raise ValueError(f"action={bad} is unknown: choose one of 0 to {space.n - 1}")

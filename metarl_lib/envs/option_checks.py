@@ -1,0 +1,23 @@
+"""Refusals of bad options of environments: one line that names the value and what is allowed."""
+
+from __future__ import annotations
+
+import math
+
+
+def check_whole(name: str, value: int, least: int = 1) -> None:
+    """A count must be a whole number, and not below the least."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r}: must be a whole number >= {least}")
+
+
+def check_probability(name: str, value: float) -> None:
+    """A probability must lie between 0 and 1."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}={value!r}: must lie between 0 and 1, a probability")
+
+
+def check_positive(name: str, value: float) -> None:
+    """A size must be positive and finite."""
+    if not 0 < value < math.inf:
+        raise ValueError(f"{name}={value!r}: must be a positive number")

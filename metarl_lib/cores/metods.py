@@ -1,0 +1,199 @@
+"""MetODS: a layer that rewrites its own weights by recursive Hebbian reads and writes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from metarl_lib.cores.base import Core, State, some_reset, where_reset
+
+WRITES = ("vanilla", "linear", "mlp")
+PLASTICITIES = ("matrix", "scalar")
+INITIALS = ("learned", "zero", "sampled")
+FORMS = ("lazy", "naive")
+COMPILERS = ("c++", "g++", "clang++")
+
+
+class MetODS(Core):
+    """The layer of Chalvidal, Serre & VanRullen (2022), equations 5 and 6.
+
+    From the embedded input v⁰ = tanh(f(x)) and the weights W⁰ = W_{t-1} it computes, for
+    s = 1 … S with scalars κ and β (Algorithm 1; equation 6 prints the second sum up to l = s,
+    which would be circular):
+
+        v^s = Σ_{l<s} κ_s^l v^l + κ_s^s tanh(W^{s-1} v^{s-1})
+        W^s = Σ_{l<s} β_s^l W^l + β_s^s α ⊙ v^{s-1} ⊗ p(v^{s-1})
+
+    then gives v^S and keeps W_t = W^S. No activity is carried on: W is the only memory,
+    `[B, O, O]`.
+
+    Args:
+        input_size: I.
+        num_units: O, the N of the paper.
+        depth: S.
+        write: p is the identity (`"vanilla"`), a linear map, or one with a hidden tanh layer.
+        plasticity: α is a learned matrix or one learned scalar ("without α" in the paper).
+        initial: the W of a life's start: learned, zero, or drawn once with the parameters from
+            N(0, 0.01²) and never changed. It is not drawn anew in each life, because training
+            goes through a life again and must meet the same weights.
+        form: `"lazy"` never forms the inner W^s (see `_lazy`), `"naive"` does as written.
+        compile: pass the step through `torch.compile`: faster after half a minute of start-up;
+            needs a C++ compiler.
+
+    Raises:
+        ValueError: for an unknown choice, a size below 1, or `compile` without a compiler.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        num_units: int,
+        depth: int = 4,
+        write: str = "linear",
+        plasticity: str = "matrix",
+        initial: str = "learned",
+        *,
+        form: str = "lazy",
+        compile: bool = False,
+    ) -> None:
+        super().__init__(input_size, num_units)
+        if not isinstance(depth, int) or depth < 1:
+            raise ValueError(f"depth={depth!r}: must be a whole number >= 1")
+        for name, value, choices in (
+            ("write", write, WRITES),
+            ("plasticity", plasticity, PLASTICITIES),
+            ("initial", initial, INITIALS),
+            ("form", form, FORMS),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
+        n = num_units
+        self.depth, self.write, self.plasticity = depth, write, plasticity
+        self.initial, self.form = initial, form
+        self.embed = nn.Linear(input_size, n)
+        self.alpha = nn.Parameter(
+            0.01 * torch.randn(n, n) if plasticity == "matrix" else torch.tensor(0.01)
+        )
+        residual = torch.eye(depth, depth + 1) + torch.eye(depth, depth + 1).roll(1, 1)
+        self.kappa = nn.Parameter(residual.clone())  # [s - 1, l], used where l <= s
+        self.beta = nn.Parameter(residual.clone())
+        self.project: nn.Module = nn.Identity()
+        if write == "linear":
+            self.project = nn.Linear(n, n, bias=False)
+        elif write == "mlp":
+            self.project = nn.Sequential(nn.Linear(n, n), nn.Tanh(), nn.Linear(n, n))
+        start = 0.01 * torch.randn(n, n) if initial != "zero" else torch.zeros(n, n)
+        if initial == "learned":
+            self.start = nn.Parameter(start)
+        else:
+            self.register_buffer("start", start)
+        if compile and not any(map(shutil.which, COMPILERS)):
+            raise ValueError(
+                f"compile=True needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
+                "install one, or leave compile out"
+            )
+        function = _lazy if form == "lazy" else _naive
+        self._update: Callable[..., tuple[Tensor, Tensor]] = (
+            torch.compile(function) if compile else function
+        )
+
+    def initial_state(self, batch: int) -> State:
+        """The weights of a life's start."""
+        return (self.start.expand(batch, -1, -1),)
+
+    def step(self, x: Float[Tensor, "B I"], state: State) -> tuple[Float[Tensor, "B O"], State]:
+        """One step, S updates deep."""
+        return self._step(x, state, self._tables())
+
+    def scan(
+        self, xs: Float[Tensor, "T B I"], state: State, resets: Tensor | None = None
+    ) -> tuple[Float[Tensor, "T B O"], State]:
+        """T steps; what depends on parameters alone is computed once."""
+        tables, initial = self._tables(), self.initial_state(xs.shape[1])
+        ys = []
+        for t, x in enumerate(xs):
+            if resets is not None and some_reset(resets[t]):
+                state = where_reset(resets[t], initial, state)
+            y, state = self._step(x, state, tables)
+            ys.append(y)
+        return torch.stack(ys), state
+
+    def _step(self, x: Tensor, state: State, tables: Tables) -> tuple[Tensor, State]:
+        v, w = self._update(
+            torch.tanh(self.embed(x)), state[0], self.kappa, tables, self.alpha, self.project
+        )
+        return v, (w,)
+
+    def _tables(self) -> Tables:
+        return unroll(self.beta) if self.form == "lazy" else Tables(self.beta, self.beta)
+
+
+class Tables(NamedTuple):
+    """W^s = c_s W⁰ + α ⊙ Σ_l d_{s,l} v^l ⊗ p(v^l): `c` `[S + 1]` and `d` `[S + 1, S]`.
+
+    In the naive form both are β.
+    """
+
+    c: Tensor
+    d: Tensor
+
+
+def unroll(beta: Float[Tensor, "S S1"]) -> Tables:
+    """The tables that β amounts to, by the recursion of W^s put into itself."""
+    depth = len(beta)
+    unit = torch.eye(depth, dtype=beta.dtype, device=beta.device)
+    c, d = [torch.ones_like(beta[0, 0])], [torch.zeros_like(beta[0, :-1])]
+    for s in range(1, depth + 1):
+        before = beta[s - 1, :s]
+        c.append(before @ torch.stack(c))
+        d.append(before @ torch.stack(d) + beta[s - 1, s] * unit[s - 1])
+    return Tables(torch.stack(c), torch.stack(d))
+
+
+def _naive(
+    v: Tensor, w: Tensor, kappa: Tensor, tables: Tables, alpha: Tensor, project: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """The update as written: every W^s is formed."""
+    beta = tables.c
+    vs, ws = [v], [w]
+    for s in range(1, len(kappa) + 1):
+        read = torch.tanh(torch.bmm(ws[-1], vs[-1][:, :, None])[:, :, 0])
+        written = alpha * vs[-1][:, :, None] * project(vs[-1])[:, None, :]
+        vs.append(sum(kappa[s - 1, k] * vs[k] for k in range(s)) + kappa[s - 1, s] * read)
+        ws.append(sum(beta[s - 1, k] * ws[k] for k in range(s)) + beta[s - 1, s] * written)
+    return vs[-1], ws[-1]
+
+
+def _lazy(
+    v: Tensor, w: Tensor, kappa: Tensor, tables: Tables, alpha: Tensor, project: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """The same without the inner weights.
+
+    β are scalars and a write is linear in α, so W^s is c_s W⁰ plus writes weighted by d_s. With
+    (α ⊙ a ⊗ b) u = a ⊙ (α (b ⊙ u)) it can be read without being formed: α is shared by all
+    rows, so that this is a matrix product. W is read S times and written once.
+    """
+    c, d = tables
+    depth = len(kappa)
+    vs = [v]  # v^0 …
+    ps: list[Tensor] = []  # p(v^0) …
+    matrix = alpha.ndim == 2
+    for s in range(1, depth + 1):
+        u = vs[-1]
+        read = c[s - 1] * torch.bmm(w, u[:, :, None])[:, :, 0]
+        if s > 1:
+            a, b = torch.stack(vs[:-1], 1), torch.stack(ps, 1)  # [B, s − 1, N]
+            bu = b * u[:, None, :]
+            seen = bu @ alpha.T if matrix else alpha * bu.sum(-1, keepdim=True)
+            read = read + torch.einsum("l,bln->bn", d[s - 1, : s - 1], a * seen)
+        ps.append(project(u))
+        earlier = torch.einsum("l,lbn->bn", kappa[s - 1, :s], torch.stack(vs))
+        vs.append(earlier + kappa[s - 1, s] * torch.tanh(read))
+    a, b = torch.stack(vs[:-1], 2), torch.stack(ps, 1)
+    written = torch.bmm(a * d[depth], b)
+    return vs[-1], c[depth] * w + alpha * written

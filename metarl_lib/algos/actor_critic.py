@@ -1,0 +1,161 @@
+"""An agent with a memory: encoder, core, and the heads of policy and value."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.distributions import Categorical, Independent, Normal
+
+from metarl_lib.cores.base import Core, State, where_reset
+
+Policy = Categorical | Independent
+
+
+class Outputs(NamedTuple):
+    """What the agent says of T steps: its policy over actions, the values `[T, B]`, its memory."""
+
+    policy: Policy
+    values: Tensor
+    state: State
+
+
+class ActorCritic(nn.Module):
+    """Policy and value function on one core.
+
+    The observation, flat, goes through the core, as it is or through an encoder in front of it;
+    two linear heads read what the core gives. Actions are discrete (softmax) or vectors (normal,
+    with a standard deviation for each dimension that does not depend on the state).
+
+    Args:
+        core: a memory cell whose input size is that of the observation, or of the encoder.
+        observation_space: a flat `Box`.
+        action_space: `Discrete`, or a flat `Box`, to whose bounds actions are clipped.
+        encoder: from observations to the core's input; None to pass them on.
+        log_std: logarithm of the initial standard deviation of continuous actions.
+
+    Raises:
+        ValueError: for a space that is not supported, or sizes that do not fit.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(
+        self,
+        core: Core,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        encoder: nn.Module | None = None,
+        log_std: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"observation_space={observation_space}: must be a flat Box; wrap the environment"
+            )
+        if encoder is None and core.input_size != observation_space.shape[0]:
+            raise ValueError(
+                f"the core takes {core.input_size} numbers and an observation has "
+                f"{observation_space.shape[0]}: make the core with that input size"
+            )
+        self.core = core
+        self.encoder = nn.Identity() if encoder is None else encoder
+        self.action_space = action_space
+        if isinstance(action_space, spaces.Discrete):
+            outputs = int(action_space.n)
+        elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+            outputs = action_space.shape[0]
+            self.log_std = nn.Parameter(torch.full((outputs,), float(log_std)))
+            for name, bound in (("low", action_space.low), ("high", action_space.high)):
+                bounds = torch.as_tensor(bound, dtype=torch.get_default_dtype())
+                self.register_buffer(name, bounds, persistent=False)
+        else:
+            raise ValueError(f"action_space={action_space}: must be Discrete or a flat Box")
+        self.policy_head = nn.Linear(core.num_units, outputs)
+        self.value_head = nn.Linear(core.num_units, 1)
+        with torch.no_grad():  # actions are nearly uniform, or near zero, at the start
+            self.policy_head.weight.mul_(0.01)
+            self.policy_head.bias.zero_()
+            self.value_head.bias.zero_()
+
+    def initial_state(self, batch: int) -> State:
+        """The core's memory at the start of a life."""
+        return self.core.initial_state(batch)
+
+    def forward(
+        self,
+        observations: Float[Tensor, "T B I"],
+        state: State,
+        resets: Bool[Tensor, "T B"] | None = None,
+    ) -> Outputs:
+        """T steps of every row, through time; see `Core.scan`."""
+        ys, state = self.core.scan(self.encoder(observations), state, resets)
+        return Outputs(*self._read(ys), state)
+
+    def step(self, observation: Float[Tensor, "B I"], state: State) -> Outputs:
+        """One step of every row."""
+        y, state = self.core.step(self.encoder(observation), state)
+        return Outputs(*self._read(y), state)
+
+    def clip(self, action: Tensor) -> Tensor:
+        """What the environment is given: continuous actions within the bounds of their space."""
+        if not isinstance(self.action_space, spaces.Box):
+            return action
+        return action.clamp(self.low, self.high)
+
+    def _read(self, ys: Tensor) -> tuple[Policy, Tensor]:
+        found, values = self.policy_head(ys), self.value_head(ys).squeeze(-1)
+        if isinstance(self.action_space, spaces.Discrete):
+            return Categorical(logits=found, validate_args=False), values
+        normal = Normal(found, self.log_std.exp().expand_as(found), validate_args=False)
+        return Independent(normal, 1, validate_args=False), values
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Act as a recurrent policy of Stable-Baselines3 does.
+
+        Args:
+            observation: `[I]` of one row, or `[B, I]`.
+            state: what the call before returned; None at the start.
+            episode_start: `[B]`, true where memory starts anew.
+            deterministic: take the most likely action instead of drawing one, which uses
+                torch's global stream.
+
+        Returns:
+            The action, `[B, …]` or of one row, and the memory.
+        """
+        weight = self.value_head.weight
+        seen = torch.as_tensor(np.asarray(observation), dtype=weight.dtype, device=weight.device)
+        single = seen.ndim == 1
+        seen = seen[None] if single else seen
+        memory = self.initial_state(len(seen))
+        if state is not None:
+            carried = tuple(torch.as_tensor(s, device=weight.device) for s in state)
+            begins = np.zeros(len(seen), bool) if episode_start is None else episode_start
+            reset = torch.as_tensor(np.atleast_1d(begins), dtype=torch.bool, device=weight.device)
+            memory = where_reset(reset, memory, carried)
+        policy, _, memory = self.step(seen, memory)
+        action = self.clip(policy.mode if deterministic else policy.sample())
+        chosen = action.cpu().numpy()
+        return (chosen.squeeze(0) if single else chosen), tuple(s.cpu().numpy() for s in memory)
+
+
+def draw(policy: Policy, generator: torch.Generator) -> Tensor:
+    """Actions of a policy, every draw from the given stream."""
+    if isinstance(policy, Categorical):  # the first of exponential clocks with these rates rings
+        clocks = torch.empty_like(policy.probs).exponential_(generator=generator)
+        return (policy.probs / clocks).argmax(-1)
+    noise = torch.empty_like(policy.mean).normal_(generator=generator)
+    return policy.mean + policy.stddev * noise

@@ -1,0 +1,295 @@
+"""PPO and A2C through time: memory is trained from stored inputs, never from stored states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from metarl_lib.algos.actor_critic import ActorCritic, draw
+from metarl_lib.algos.losses import gae, policy_gradient_loss, ppo_loss, standardise, value_loss
+from metarl_lib.cores.base import State, where_reset
+from metarl_lib.envs.base import BatchedEnv, map_tree, where_rows
+
+OPTIMISERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How an agent is trained.
+
+    Raises:
+        ValueError: for a number out of its range, or rows that minibatches do not divide.
+    """
+
+    rows: int = _option(64, "environments side by side")
+    segment: int = _option(100, "steps of every row between two updates")
+    updates: int = _option(500, "segments that are collected and learned from")
+    loss: str = _option("ppo", "ppo (clipped, several epochs) or a2c (one policy gradient)")
+    epochs: int = _option(4, "passes over a segment")
+    minibatches: int = _option(1, "parts of the rows in a pass, one gradient step each")
+    optimiser: str = _option("adam", "adam or rmsprop")
+    learning_rate: float = _option(1e-3, "learning rate at the start")
+    learning_rate_end: float = _option(0.0, "learning rate at the end, approached linearly")
+    discount: float = _option(0.99, "discount of future rewards")
+    gae_lambda: float = _option(0.95, "decay of the advantage estimate")
+    clip: float = _option(0.2, "how far the probability ratio counts")
+    entropy: float = _option(0.01, "weight of the policy's entropy at the start")
+    entropy_end: float = _option(0.0, "weight of the entropy at the end, approached linearly")
+    value_weight: float = _option(0.5, "weight of the value loss")
+    max_grad_norm: float = _option(0.5, "gradients are scaled to this norm where larger")
+    whole_trials: bool = _option(False, "start a new trial in every row with each segment")
+    bootstrap: bool = _option(False, "whether a trial that was cut off counts as going on")
+
+    def __post_init__(self) -> None:
+        for name in ("rows", "segment", "updates", "epochs", "minibatches", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0 and finite")
+        rates = ("learning_rate", "learning_rate_end", "entropy", "entropy_end")
+        for name in (*rates, "clip", "value_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more, and finite")
+        for name in ("discount", "gae_lambda"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        if self.rows % self.minibatches:
+            raise ValueError(
+                f"minibatches={self.minibatches}: must divide the {self.rows} rows, because a "
+                "minibatch is whole rows"
+            )
+        for name, choices in (("loss", ("ppo", "a2c")), ("optimiser", tuple(OPTIMISERS))):
+            if getattr(self, name) not in choices:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}"
+                )
+
+
+class Streams(NamedTuple):
+    """The random streams of a training, all on the device of the agent."""
+
+    tasks: torch.Generator
+    environment: torch.Generator
+    actions: torch.Generator
+    minibatches: torch.Generator
+
+
+class Segment(NamedTuple):
+    """What T steps of B rows left: all `[T, B, …]`, and the memory before the first step.
+
+    `resets` says where a row's memory was made new before the step, `next_values` what the
+    critic says of the state after it (0 after the end of a trial), `ended` where a trial ended.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    values: Tensor
+    next_values: Tensor
+    ended: Tensor
+    resets: Tensor
+    memory: State
+
+
+class PPO:
+    """An agent in training on a batched environment.
+
+    Each `update` collects a segment with the memory carried on from the one before, then passes
+    over it `epochs` times. A pass runs the core through the whole segment again, from the one
+    memory per row that is kept, so that no stored state is ever stale; gradients reach back to
+    the segment's start. Minibatches are rows.
+
+    Args:
+        env: what to learn; one row is one trial, after which the row starts a new task.
+        model: the agent.
+        settings: how.
+        streams: every random draw comes from these.
+    """
+
+    def __init__(
+        self, env: BatchedEnv, model: ActorCritic, settings: Settings, streams: Streams
+    ) -> None:
+        self.env, self.model, self.settings, self.streams = env, model, settings, streams
+        self.optimiser = OPTIMISERS[settings.optimiser](
+            model.parameters(), lr=settings.learning_rate, eps=1e-5
+        )
+        self.done = 0
+        self._start()
+
+    def _start(self) -> None:
+        rows = self.settings.rows
+        tasks = self.env.sample_tasks(rows, self.streams.tasks)
+        self.env_state, self.observation = self.env.reset(tasks, self.streams.environment)
+        self.begins = torch.ones(rows, dtype=torch.bool, device=self.observation.device)
+        self.returns = torch.zeros(rows, device=self.observation.device)
+        self.memory: State = tuple(s.detach() for s in self.model.initial_state(rows))
+
+    def update(self) -> dict[str, float]:
+        """Collect a segment and learn from it.
+
+        Returns:
+            `return`: mean return of the trials that ended in the segment, NaN if none did;
+            `reward`: mean reward of a step; the losses, `entropy`, and `kl`, how far the policy
+            moved (mean of ρ − 1 − log ρ).
+        """
+        progress = self.done / self.settings.updates
+        segment, finished = self.collect()
+        numbers = self.learn(segment, progress)
+        self.done += 1
+        numbers["return"] = float(finished[0] / finished[1])
+        numbers["reward"] = float(segment.rewards.mean())
+        return numbers
+
+    @torch.no_grad()
+    def collect(self) -> tuple[Segment, Tensor]:
+        """T steps of every row, and the sum and number of the returns of trials that ended."""
+        s, model = self.settings, self.model
+        if s.whole_trials and self.done:
+            self._start()
+        initial, start = model.initial_state(s.rows), self.memory
+        steps: list[tuple[Tensor, ...]] = []
+        finished = torch.zeros(2, device=self.returns.device)
+        for _ in range(s.segment):
+            resets, seen = self.begins, self.observation
+            memory = where_reset(resets, initial, self.memory)
+            policy, values, self.memory = model.step(seen, memory)
+            action = draw(policy, self.streams.actions)
+            self.env_state, step = self.env.step(
+                self.env_state, model.clip(action), self.streams.environment
+            )
+            self.observation, ended = step.observation, step.terminated | step.truncated
+            last = torch.zeros_like(values)
+            if s.bootstrap and _may(step.truncated):
+                cut_off = model.step(self.observation, self.memory).values
+                last = torch.where(step.truncated & ~step.terminated, cut_off, last)
+            steps.append(
+                (seen, action, policy.log_prob(action), step.reward, values, last, ended, resets)
+            )
+            self.returns += step.reward
+            self._restart(ended, finished)
+        after = model.step(self.observation, where_reset(self.begins, initial, self.memory)).values
+        seen, action, log_probs, rewards, values, last, ended, resets = (
+            torch.stack(column) for column in zip(*steps, strict=True)
+        )
+        following = torch.cat([values[1:], after[None]])
+        next_values = torch.where(ended, last, following)
+        segment = Segment(
+            seen, action, log_probs, rewards, values, next_values, ended, resets, start
+        )
+        return segment, finished
+
+    def _restart(self, ended: Tensor, finished: Tensor) -> None:
+        """Start new trials in the rows that ended, and add up their returns."""
+        self.begins = ended
+        if not _may(ended):
+            return
+        finished += torch.stack([(self.returns * ended).sum(), ended.sum()])
+        self.returns = self.returns.masked_fill(ended, 0.0)
+        tasks = self.env.sample_tasks(self.settings.rows, self.streams.tasks)
+        state, observation = self.env.reset(tasks, self.streams.environment)
+        self.env_state = where_rows(ended, state, self.env_state)
+        self.observation = where_rows(ended, observation, self.observation)
+
+    def learn(self, segment: Segment, progress: float = 0.0) -> dict[str, float]:
+        """Pass over a segment; `progress` in [0, 1] moves the learning rate and the entropy."""
+        s = self.settings
+        rate = s.learning_rate + progress * (s.learning_rate_end - s.learning_rate)
+        entropy_weight = s.entropy + progress * (s.entropy_end - s.entropy)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        advantages = gae(
+            segment.rewards,
+            segment.values,
+            segment.next_values,
+            segment.ended,
+            s.discount,
+            s.gae_lambda,
+        )
+        returns = advantages + segment.values
+        advantages = standardise(advantages)
+        totals: dict[str, Tensor] = {}
+        passes = s.epochs if s.loss == "ppo" else 1
+        for _ in range(passes):
+            order = torch.randperm(
+                s.rows, generator=self.streams.minibatches, device=self.streams.minibatches.device
+            )
+            for rows in order.chunk(s.minibatches):
+                out = self.model(
+                    segment.observations[:, rows],
+                    tuple(m[rows] for m in segment.memory),
+                    segment.resets[:, rows],
+                )
+                new, old = out.policy.log_prob(segment.actions[:, rows]), segment.log_probs[:, rows]
+                advantage = advantages[:, rows]
+                if s.loss == "ppo":
+                    policy_loss = ppo_loss(new, old, advantage, s.clip)
+                else:
+                    policy_loss = policy_gradient_loss(new, advantage)
+                values_loss = value_loss(out.values, returns[:, rows])
+                entropy = out.policy.entropy().mean()
+                loss = policy_loss + s.value_weight * values_loss - entropy_weight * entropy
+                self.optimiser.zero_grad()
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), s.max_grad_norm)
+                self.optimiser.step()
+                with torch.no_grad():
+                    kl = ((new - old).expm1() - (new - old)).mean()
+                found = {
+                    "policy_loss": policy_loss,
+                    "value_loss": values_loss,
+                    "entropy": entropy,
+                    "kl": kl,
+                }
+                for name, value in found.items():
+                    totals[name] = totals.get(name, 0.0) + value.detach()
+        return {name: float(total) / (passes * s.minibatches) for name, total in totals.items()}
+
+    def checkpoint(self) -> dict[str, Tensor]:
+        """All that the training needs to go on, bit for bit."""
+        kept = {f"model.{name}": p for name, p in self.model.state_dict().items()}
+        for index, values in self.optimiser.state_dict()["state"].items():
+            kept |= {f"optimiser.{index}.{name}": torch.as_tensor(v) for name, v in values.items()}
+        for name, stream in self.streams._asdict().items():
+            kept[f"stream.{name}"] = stream.get_state()
+        kept |= {f"rows.{i}": leaf for i, leaf in enumerate(_leaves(self._rows()))}
+        kept["done"] = torch.tensor(self.done)
+        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+
+    def restore(self, kept: Mapping[str, Tensor]) -> None:
+        """Go on from a checkpoint of an equal training."""
+        own = {k.removeprefix("model."): t for k, t in kept.items() if k.startswith("model.")}
+        self.model.load_state_dict(own)
+        state = self.optimiser.state_dict()
+        for key, tensor in kept.items():
+            if key.startswith("optimiser."):
+                _, index, name = key.split(".")
+                state["state"].setdefault(int(index), {})[name] = tensor.clone()
+        self.optimiser.load_state_dict(state)
+        for name, stream in self.streams._asdict().items():
+            stream.set_state(kept[f"stream.{name}"])
+        leaves = iter(range(len(_leaves(self._rows()))))
+        restored = map_tree(lambda _: kept[f"rows.{next(leaves)}"].clone(), self._rows())
+        self.env_state, self.observation, self.begins, self.returns, self.memory = restored
+        self.done = int(kept["done"])
+
+    def _rows(self) -> tuple[Any, ...]:
+        return self.env_state, self.observation, self.begins, self.returns, self.memory
+
+
+def _may(flags: Tensor) -> bool:
+    """Whether any is set; on an accelerator always yes, rather than wait for the answer."""
+    return flags.device.type != "cpu" or bool(flags.any())
+
+
+def _leaves(tree: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tree(lambda leaf: found.append(leaf) or leaf, tree)  # type: ignore[func-returns-value]
+    return found

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from metarl_lib.runs import SCALES, Row, Run
 
+SWITCH = {"true": True, "false": False}
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -61,7 +63,8 @@ def option(default: Any, help: str) -> Any:
 def parse_field(config: Any, name: str, text: str) -> Any:
     """Turn the text of `--name text` into the kind of value that the field holds.
 
-    Numbers and words are themselves; a tuple is written with commas, such as `10,30,100`.
+    Numbers and words are themselves, a switch is `true` or `false`; a tuple is written with
+    commas, such as `10,30,100`.
 
     Raises:
         ValueError: when the text cannot be read as that kind.
@@ -71,9 +74,10 @@ def parse_field(config: Any, name: str, text: str) -> Any:
     example = current[0] if isinstance(current, tuple) else current
     kind = type(example)
     try:
-        values = [kind(part) for part in parts]
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}.get(kind, kind.__name__)
+        values = [SWITCH[part] if kind is bool else kind(part) for part in parts]
+    except (KeyError, ValueError):
+        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        wanted = names.get(kind, kind.__name__)
         plural = f"{wanted}s separated by commas".replace("a whole ", "whole ").replace("a n", "n")
         allowed = plural if isinstance(current, tuple) else wanted
         raise ValueError(
@@ -98,4 +102,6 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def _show(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -312,8 +312,11 @@ def policy_size(model: BaseAlgorithm) -> dict[str, float]:
     Both must stay finite: noise may neither overflow nor vanish.
     """
     total = sum(float(p.detach().abs().sum()) for p in model.policy.parameters())
-    noise = float(model.policy.state_dict()["log_std"].exp().log().sum())
-    return {"policy weights": total, "logarithm of the policy's noise": noise}
+    sizes = {"policy weights": total}
+    log_std = model.policy.state_dict().get("log_std")  # a choice has none
+    if log_std is not None:
+        sizes["logarithm of the policy's noise"] = float(log_std.exp().log().sum())
+    return sizes
 
 
 def log_once(run: Run, stage: Stage) -> Log:

@@ -190,3 +190,22 @@ def test_fields_are_read_as_their_kind(field, text, value) -> None:
 )
 def test_fields_that_cannot_be_read(field, text, words) -> None:
     refused(words, parse_field, EXPERIMENTS["digits"].config("smoke"), field, text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Switched:
+    """Settings with a switch."""
+
+    quick: bool = True
+
+
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("false", False)])
+def test_a_switch_is_written_true_or_false(text, value) -> None:
+    assert parse_field(Switched(), "quick", text) is value
+
+
+@pytest.mark.parametrize("text", ["False", "0", "no", ""])
+def test_no_other_word_turns_a_switch(text) -> None:
+    words = f"--quick {text!r} cannot be read: give true or false, such as true"
+    with pytest.raises(ValueError, match=re.escape(words)):
+        parse_field(Switched(), "quick", text)

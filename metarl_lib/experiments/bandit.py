@@ -1,0 +1,326 @@
+"""Bandits: what a recurrent agent learns about exploration, beside the exact optimum."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarl_lib.algos import ActorCritic, Settings
+from metarl_lib.cores import GRU, LSTM
+from metarl_lib.envs.bandit import Bandit, BanditTasks
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.meta_training import (
+    Played,
+    load_agent,
+    make_model,
+    parameters_of,
+    play,
+    train_agent,
+)
+from metarl_lib.oracles import bandits as oracles
+from metarl_lib.oracles.bayes_bandit import bayes_optimal
+from metarl_lib.oracles.gittins_index import FiniteHorizonGittins
+from metarl_lib.rules.checks import look_up
+from metarl_lib.runs import Row, Run, generator
+
+NAME = "bandit"
+CORES = {"gru": GRU, "lstm": LSTM}
+EXACT = {(2, 10), (5, 10), (10, 10), (50, 10), (2, 100)}
+"""Cells (k, n) whose optimum dynamic programming can find."""
+
+UCB, EPSILON = 0.2, 0.05
+"""The constant of the upper bounds, and the share of random pulls of ε-greedy."""
+
+
+def arms_and_pulls(cell: str) -> tuple[int, int]:
+    """k and n of a cell such as `5x100`.
+
+    Raises:
+        ValueError: when it is none.
+    """
+    parts = cell.split("x")
+    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise ValueError(f"cell {cell!r}: write arms x pulls, such as 5x100")
+    return int(parts[0]), int(parts[1])
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Fields of the experiment on bandits.
+
+    A cell `5x100` is a bandit with 5 arms and 100 pulls. A segment is a whole trial, so that
+    gradients reach back to its first pull. An agent for a longer trial starts as the one
+    trained for the next shorter one with as many arms, if there is one, and learns from
+    advantages that look further ahead, at a smaller rate.
+    """
+
+    rows: int = option(256, "trials side by side; a quarter of them where they have 500 pulls")
+    minibatches: int = option(4, "parts of the rows in a pass, one gradient step each")
+    learning_rate: float = option(2e-3, "learning rate at the start, of trials with 10 pulls")
+    learning_rate_long: float = option(6e-4, "the same of longer trials")
+    gae_lambda: float = option(0.3, "decay of the advantage estimate, of trials with 10 pulls")
+    gae_lambda_long: float = option(0.95, "the same of longer trials")
+    entropy: float = option(0.02, "weight of the policy's entropy at the start")
+    value_weight: float = option(0.01, "weight of the value loss, whose unit is a squared return")
+    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
+    whole_trials: bool = option(True, "start a new trial in every row with each segment")
+    units: int = option(64, "units of the memory")
+    cells: tuple[str, ...] = option(
+        tuple(f"{arms}x{pulls}" for pulls in (10, 100, 500) for arms in (2, 5, 10, 50)),
+        "arms x pulls of the bandits",
+    )
+    agents: tuple[str, ...] = option(("gru", "lstm"), "memories: gru, lstm")
+    lstm_cells: tuple[str, ...] = option(("5x10", "5x100"), "cells of the LSTM")
+    updates: int = option(2000, "segments that are learned from, of trials with 10 pulls")
+    updates_100: int = option(800, "the same with 100 pulls")
+    updates_500: int = option(100, "the same with 500 pulls")
+    test_trials: int = option(10_000, "trials of a test, on bandits never seen")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(self, "units", "updates_100", "updates_500", "test_trials")
+        check_positive(self, "learning_rate_long")
+        for agent in self.agents:
+            look_up("agents", agent, CORES)
+        for cell in (*self.cells, *self.lstm_cells):
+            arms_and_pulls(cell)
+
+
+PRESETS = {
+    "smoke": Config(
+        rows=8, minibatches=2, updates=3, epochs=1, units=4, cells=("2x10", "5x10"),
+        lstm_cells=("5x10",), test_trials=20,
+    ),
+    "book": Config(
+        updates=300, cells=("5x10",), lstm_cells=(), units=48, test_trials=2000,
+    ),
+    "full": Config(),
+}  # fmt: skip
+
+
+def trials(cell: str) -> Trial:
+    """Trials of one episode with the bandit of a cell."""
+    return Trial(Bandit(*arms_and_pulls(cell)))
+
+
+def settings(config: Config, cell: str) -> Config:
+    """The settings of a cell."""
+    _, pulls = arms_and_pulls(cell)
+    if pulls <= 10:
+        return replace(config, segment=pulls)
+    rows, updates = config.rows, config.updates_100
+    if pulls > 100:
+        rows, updates = max(config.minibatches, rows // 4), config.updates_500
+    return replace(
+        config,
+        segment=pulls,
+        rows=rows,
+        updates=updates,
+        learning_rate=config.learning_rate_long,
+        gae_lambda=config.gae_lambda_long,
+    )
+
+
+def shorter(config: Config, agent: str, cell: str) -> str | None:
+    """The variant whose agent that of a cell starts as: the next shorter one with its arms."""
+    arms, pulls = arms_and_pulls(cell)
+    found = [
+        (other_pulls, variant)
+        for other, other_cell, variant in pairs(config)
+        for other_arms, other_pulls in [arms_and_pulls(other_cell)]
+        if other == agent and other_arms == arms and other_pulls < pulls
+    ]
+    return max(found)[1] if found else None
+
+
+def pairs(config: Config) -> list[tuple[str, str, str]]:
+    """Agent, cell, and the variant's name, such as `gru-k5-n100`; shorter trials first."""
+    found = []
+    for agent in config.agents:
+        cells = config.cells if agent == "gru" else config.lstm_cells
+        for cell in sorted(cells, key=lambda c: arms_and_pulls(c)[1]):
+            arms, pulls = arms_and_pulls(cell)
+            found.append((agent, cell, f"{agent}-k{arms}-n{pulls}"))
+    return found
+
+
+def make_agent(config: Config, agent: str, cell: str, seed: int = 0, index: int = 0) -> ActorCritic:
+    """A fresh agent."""
+    env = trials(cell)
+
+    def build() -> ActorCritic:
+        core = CORES[agent](env.observation_space.shape[0], config.units)
+        return ActorCritic(core, env.observation_space, env.action_space)
+
+    return make_model(build, seed, index)
+
+
+def run(config: Config, run: Run) -> list[Row]:
+    """One seed: train an agent for each cell, and hold it against agents made by hand."""
+    for index, (agent, cell, variant) in enumerate(pairs(config)):
+        model, start = (
+            make_agent(config, agent, cell, run.seed, index),
+            shorter(config, agent, cell),
+        )
+        if start is not None:
+            model.load_state_dict(run.stage(start).tensors)
+        own = settings(config, cell)
+        train_agent(run.stage(variant), trials(cell), model, own, run.seed, index)
+    tensors = run.tensors()
+    rows: list[Row] = []
+    log = run.log if not run.stage("tests").finished else None
+    for cell in dict.fromkeys((*config.cells, *config.lstm_cells)):
+        rows += by_hand(config, run.seed, cell, log)
+    for agent, cell, variant in pairs(config):
+        rows += test(config, run.seed, tensors, agent, cell, variant, log)
+    run.stage("tests").save(1, {}, finished=True)
+    return rows
+
+
+def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
+    """The tests of the agents again, from the published ones, but for the longest trials."""
+    rows: list[Row] = []
+    for agent, cell, variant in pairs(config):
+        if arms_and_pulls(cell)[1] <= 100:
+            rows += test(config, seed, tensors, agent, cell, variant, None)
+    return rows
+
+
+def test(
+    config: Config,
+    seed: int,
+    tensors: Mapping[str, Tensor],
+    agent: str,
+    cell: str,
+    variant: str,
+    log: Any,
+) -> list[Row]:
+    """What an agent earns on bandits never seen, by its most likely actions.
+
+    Metrics: `return`; `return_sampled` of drawn actions; `regret`, what is missing to the best
+    arm's expected reward; `arms_tried`, how many different arms; `posterior_r2`, how much of
+    the variance of an arm's posterior mean can be read linearly off the memory; `parameters`.
+    Logged by pull: `regret_so_far` and `tried_so_far`.
+    """
+    model = load_agent(make_agent(config, agent, cell), tensors, variant)
+    env, own = trials(cell), settings(config, cell)
+    tasks = unseen(config, seed, cell)
+    memories: list[Tensor] = []
+
+    def watch(t: int, observation: Tensor, outputs: Any, action: Tensor) -> None:
+        memories.append(outputs.state[0][:PROBED])
+
+    played = play(env, model, tasks, generator(seed, "evaluation", 1), watch=watch)
+    sampled = play(env, model, tasks, generator(seed, "evaluation", 2), greedy=False)
+    values: dict[str, Tensor | float] = {
+        "return": played.returns,
+        "return_sampled": sampled.returns,
+        "regret": played.info["regret"].sum(0),
+        "arms_tried": tried(played)[-1],
+        "posterior_r2": posterior_r2(played, torch.stack(memories)),
+        "parameters": parameters_of(model),
+    }
+    if log is not None:
+        curve(log, variant, played.info["regret"], tried(played))
+    budget = own.rows * own.segment * own.updates
+    return [row(variant, metric, value, budget) for metric, value in values.items()]
+
+
+PROBED = 500
+"""Trials whose memories are read."""
+
+
+def tried(played: Played) -> Tensor:
+    """How many different arms were pulled up to each pull, `[n, B]`."""
+    arms = int(played.actions.max()) + 1
+    pulled = torch.nn.functional.one_hot(played.actions, arms).cumsum(0) > 0
+    return pulled.sum(-1).float()
+
+
+def posterior_r2(played: Played, memory: Tensor) -> float:
+    """R² of the posterior mean of every arm, read off the memory `[n, b, H]` by least squares.
+
+    The memory of pull t has seen the rewards before t. Half of the trials fit the readout, the
+    other half judge it.
+    """
+    steps, rows, _ = memory.shape
+    actions, rewards = played.actions[:, :rows], played.rewards[:, :rows]
+    arms = int(played.actions.max()) + 1
+    chosen = torch.nn.functional.one_hot(actions, arms).float()
+    paid = (chosen * rewards.unsqueeze(-1)).cumsum(0)
+    count = chosen.cumsum(0)
+    mean = ((paid + 1) / (count + 2))[:-1]
+    x = torch.cat([memory[1:], torch.ones(steps - 1, rows, 1)], -1)
+    half = rows // 2
+    fit = np.linalg.lstsq(
+        x[:, :half].reshape(-1, x.shape[-1]).numpy(), mean[:, :half].reshape(-1, arms).numpy(),
+        rcond=None,
+    )[0]  # fmt: skip
+    target = mean[:, half:].reshape(-1, arms)
+    found = x[:, half:].reshape(-1, x.shape[-1]) @ torch.as_tensor(fit)
+    rest = (target - found).square().sum()
+    return float(1 - rest / (target - target.mean(0)).square().sum().clamp_min(1e-12))
+
+
+def by_hand(config: Config, seed: int, cell: str, log: Any) -> list[Row]:
+    """Agents made by hand on the same bandits, and what is known exactly."""
+    arms, pulls = arms_and_pulls(cell)
+    p = unseen(config, seed, cell).means
+    policies = {
+        "greedy": oracles.greedy,
+        "epsilon-greedy": oracles.epsilon_greedy(EPSILON),
+        "ucb": oracles.ucb(UCB),
+        "thompson": oracles.thompson,
+        "optimistic-thompson": oracles.optimistic_thompson,
+        "gittins": oracles.gittins(FiniteHorizonGittins(pulls)),
+    }
+    rows = [
+        row(f"random-k{arms}-n{pulls}", "return", oracles.random_total(pulls), 0),
+        row(f"best-arm-k{arms}-n{pulls}", "return", oracles.best_arm_total(arms, pulls), 0),
+    ]
+    if (arms, pulls) in EXACT:
+        rows.append(row(f"optimal-k{arms}-n{pulls}", "return", bayes_optimal(arms, pulls), 0))
+    for place, (name, policy) in enumerate(policies.items()):
+        stream = generator(seed, "evaluation", 10 + place)
+        rewards = oracles.simulate(policy, p, pulls, stream)
+        variant = f"{name}-k{arms}-n{pulls}"
+        rows.append(row(variant, "return", rewards.sum(0), 0))
+        if log is not None:
+            missing = p.max(1).values - rewards
+            curve(log, variant, missing, None)
+    return rows
+
+
+def curve(log: Any, variant: str, regret: Tensor, arms: Tensor | None) -> None:
+    """Log the mean regret so far, at about forty pulls, and how many arms were tried."""
+    total = regret.cumsum(0).mean(1)
+    stride = max(1, len(total) // 40)
+    for t in sorted({*range(0, len(total), stride), len(total) - 1}):
+        values = {f"{variant}/regret_so_far": float(total[t])}
+        if arms is not None:
+            values[f"{variant}/tried_so_far"] = float(arms[t].mean())
+        log(t + 1, values)
+
+
+def unseen(config: Config, seed: int, cell: str) -> BanditTasks:
+    """The test bandits of a cell: the same for every agent."""
+    arms, pulls = arms_and_pulls(cell)
+    stream = generator(seed, "evaluation", 1000 * arms + pulls)
+    return trials(cell).sample_tasks(config.test_trials, stream, "test")
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    page="book/memory/01_bandits.md",
+    claim="A recurrent agent learns to explore bandits nearly as well as can be",
+    presets=PRESETS,
+    cost={"smoke": "10 s", "book": "60 s", "full": "80 min"},
+    run=run,
+    evaluate=evaluate,
+)

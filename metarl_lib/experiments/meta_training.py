@@ -1,0 +1,178 @@
+"""Agents with a memory: trained on trials in a stage, and played on tasks never seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
+from metarl_lib.algos.actor_critic import Outputs, draw
+from metarl_lib.envs.base import BatchedEnv
+from metarl_lib.runs import Stage, generator
+
+LOGS, LOGS_PER_CHECKPOINT = 100, 5
+"""Points of a learning curve, and how many of them lie between two checkpoints."""
+
+Watch = Callable[[int, Tensor, Outputs, Tensor], None]
+"""`watch(t, observation, outputs, action)` looks on at each step of a trial."""
+
+
+def make_model(make: Callable[[], ActorCritic], seed: int, index: int) -> ActorCritic:
+    """An agent whose initial parameters depend on the root seed and the index alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(generator(seed, "init", index).initial_seed())
+        return make()
+
+
+def train_agent(
+    stage: Stage, env: BatchedEnv, model: ActorCritic, settings: Settings, seed: int, index: int
+) -> None:
+    """Train an agent to the end of its stage, from the stage's last checkpoint on.
+
+    Logs, a hundred times, `training_return` (the mean return of the trials that ended since the
+    log before), `entropy`, `value_loss` and `kl` at the environment step; the finished stage
+    holds the agent's tensors alone.
+
+    Args:
+        stage: where it is kept.
+        env: the trials.
+        model: changed in place.
+        settings: of the training.
+        seed: the root seed.
+        index: tells the agents of a run apart.
+
+    Raises:
+        DivergenceError: when a loss is no longer finite.
+    """
+    if stage.finished:
+        model.load_state_dict(stage.tensors)
+        return
+    streams = Streams(*(generator(seed, name, index) for name in Streams._fields))
+    training = PPO(env, model, settings, streams)
+    if stage.tensors:
+        training.restore(stage.tensors)
+    every = max(1, math.ceil(settings.updates / LOGS))
+    size = settings.rows * settings.segment
+    window: list[dict[str, float]] = []
+    bar = tqdm(
+        total=settings.updates * size, initial=training.done * size, desc=stage.name,
+        leave=False, disable=None, unit="step", unit_scale=True,
+    )  # fmt: skip
+    while training.done < settings.updates:
+        numbers = training.update()
+        step = training.done * size
+        stage.check_finite(step, {k: v for k, v in numbers.items() if k != "return"})
+        window.append(numbers)
+        bar.update(size)
+        last = training.done == settings.updates
+        if training.done % every and not last:
+            continue
+        values = average(window)
+        window.clear()
+        stage.log(step, values)
+        bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "return" in k}, refresh=False)
+        if not last and training.done // every % LOGS_PER_CHECKPOINT == 0:
+            stage.save(step, training.checkpoint())
+    bar.close()
+    stage.save(settings.updates * size, model.state_dict(), finished=True)
+
+
+def average(window: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of what updates said; of returns, over the updates in which a trial ended."""
+    returns = [numbers["return"] for numbers in window if math.isfinite(numbers["return"])]
+    values = {"training_return": sum(returns) / len(returns)} if returns else {}
+    for name in ("entropy", "value_loss", "kl"):
+        values[name] = sum(numbers[name] for numbers in window) / len(window)
+    return values
+
+
+class Played(NamedTuple):
+    """Whole trials of B rows.
+
+    `rewards` and `alive` are `[T, B]`, where T is the longest trial; after its end a row has
+    rewards of 0 and is not alive. `actions` is `[T, B, …]`, `info` the environment's, `[T, B]`.
+    """
+
+    rewards: Tensor
+    alive: Tensor
+    actions: Tensor
+    info: dict[str, Tensor]
+
+    @property
+    def returns(self) -> Tensor:
+        """The sum of each row's rewards, `[B]`."""
+        return self.rewards.sum(0)
+
+
+@torch.no_grad()
+def play(
+    env: Any,
+    model: ActorCritic,
+    tasks: Any,
+    stream: torch.Generator,
+    *,
+    greedy: bool = True,
+    wiped: bool = False,
+    watch: Watch | None = None,
+) -> Played:
+    """Let an agent live one trial of each task.
+
+    Args:
+        env: the trials.
+        model: the agent.
+        tasks: B tasks.
+        stream: of the environment, and of the actions where they are drawn.
+        greedy: takes the most likely action; else actions are drawn.
+        wiped: makes the memory new before every step, so that nothing can be learned in a
+            trial but what the observation repeats.
+        watch: looks on.
+    """
+    state, observation = env.reset(tasks, stream)
+    initial = model.initial_state(len(observation))
+    memory, alive = initial, torch.ones(len(observation), dtype=torch.bool)
+    rewards, lives, actions, infos = [], [], [], []
+    for t in range(env.max_steps):
+        outputs = model.step(observation, initial if wiped else memory)
+        memory = outputs.state
+        action = outputs.policy.mode if greedy else draw(outputs.policy, stream)
+        if watch is not None:
+            watch(t, observation, outputs, action)
+        state, step = env.step(state, model.clip(action), stream)
+        rewards.append(step.reward * alive)
+        lives.append(alive)
+        actions.append(action)
+        infos.append(step.info)
+        alive = alive & ~(step.terminated | step.truncated)
+        observation = step.observation
+        if not bool(alive.any()):
+            break
+    info = {name: torch.stack([i[name] for i in infos]) for name in infos[0]}
+    return Played(torch.stack(rewards), torch.stack(lives), torch.stack(actions), info)
+
+
+def load_agent(model: ActorCritic, tensors: Mapping[str, Tensor], variant: str) -> ActorCritic:
+    """The agent whose tensors stand under `variant.`."""
+    own = {
+        k.removeprefix(f"{variant}."): t for k, t in tensors.items() if k.startswith(f"{variant}.")
+    }
+    model.load_state_dict(own)
+    return model
+
+
+def parameters_of(model: torch.nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def matched_units(count: Callable[[int], int], target: int, most: int = 2048) -> int:
+    """The number of units whose `count` of parameters, which grows with it, is nearest a target."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if count(middle) < target else (low, middle)
+    return low if low == 1 or count(low) - target <= target - count(low - 1) else low - 1

@@ -1,0 +1,128 @@
+"""RecurrentPPO of sb3-contrib itself, trained on trials as a baseline for our agents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib import RecurrentPPO
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+from tqdm import tqdm
+
+from metarl_lib.algos import Settings
+from metarl_lib.algos.actor_critic import Outputs
+from metarl_lib.envs.adapters import SB3VecEnv
+from metarl_lib.envs.base import BatchedEnv
+from metarl_lib.experiments.learners import learn_finite, policy_tensors, seed_of
+from metarl_lib.runs import Stage
+
+
+class Curve(BaseCallback):
+    """Logs the mean return of the trials that ended in each rollout, and shows a bar."""
+
+    def __init__(self, stage: Stage, total: int) -> None:
+        super().__init__()
+        self.stage = stage
+        self.running = np.zeros(0)
+        self.ended: list[float] = []
+        self.bar = tqdm(total=total, desc=stage.name, leave=False, disable=None, unit="step")
+
+    def _on_step(self) -> bool:
+        rewards, dones = self.locals["rewards"], self.locals["dones"]
+        self.running = (self.running if len(self.running) else np.zeros(len(rewards))) + rewards
+        self.ended += self.running[dones].tolist()
+        self.running = np.where(dones, 0.0, self.running)
+        return True
+
+    def _on_rollout_end(self) -> None:
+        if self.ended:
+            self.stage.log(
+                self.num_timesteps, {"training_return": sum(self.ended) / len(self.ended)}
+            )
+        self.ended = []
+        self.bar.update(self.num_timesteps - self.bar.n)
+
+    def _on_training_end(self) -> None:
+        self.bar.close()
+
+
+def make_recurrent_ppo(env: BatchedEnv, settings: Settings, units: int, seed: int) -> RecurrentPPO:
+    """RecurrentPPO with our settings: one LSTM for the policy, one for the value function.
+
+    Args:
+        env: the trials; one episode of Stable-Baselines3 is one whole trial.
+        settings: rows, segment, epochs, minibatches (as many steps in each), rates and weights.
+        units: of both LSTMs; two linear heads read them.
+        seed: of everything.
+    """
+    span = settings.learning_rate - settings.learning_rate_end
+    return RecurrentPPO(
+        "MlpLstmPolicy",
+        SB3VecEnv(env, settings.rows, seed=seed),
+        n_steps=settings.segment,
+        batch_size=settings.rows * settings.segment // settings.minibatches,
+        n_epochs=settings.epochs,
+        learning_rate=lambda left: settings.learning_rate_end + left * span,
+        gamma=settings.discount,
+        gae_lambda=settings.gae_lambda,
+        clip_range=settings.clip,
+        ent_coef=settings.entropy,
+        vf_coef=settings.value_weight,
+        max_grad_norm=settings.max_grad_norm,
+        policy_kwargs={"net_arch": [], "lstm_hidden_size": units},
+        seed=seed,
+        device="cpu",
+    )
+
+
+def train_recurrent_ppo(
+    stage: Stage, env: BatchedEnv, settings: Settings, units: int, seed: int, index: int
+) -> None:
+    """Train for as many steps as ours; a stage that was stopped starts again."""
+    if stage.finished:
+        return
+    total = settings.rows * settings.segment * settings.updates
+    model = make_recurrent_ppo(env, settings, units, seed_of(seed, index))
+    learn_finite(lambda: model.learn(total, callback=Curve(stage, total)), model, stage)
+    stage.save(total, policy_tensors(model.policy), finished=True)
+
+
+class SB3Agent:
+    """A recurrent policy of sb3-contrib that plays like one of our agents."""
+
+    def __init__(self, policy: Any) -> None:
+        self.policy = policy.eval()
+
+    @classmethod
+    def rebuild(
+        cls, env: BatchedEnv, tensors: Mapping[str, Tensor], prefix: str, units: int
+    ) -> SB3Agent:
+        """The policy whose tensors stand under `prefix.`."""
+        policy = make_recurrent_ppo(env, Settings(rows=1), units, 0).policy
+        own = {
+            k.removeprefix(f"{prefix}."): t
+            for k, t in tensors.items()
+            if k.startswith(f"{prefix}.")
+        }
+        policy.load_state_dict(own)
+        return cls(policy)
+
+    def initial_state(self, batch: int) -> tuple[Tensor, ...]:
+        """(h, c) of the actor's LSTM, `[B, units]` each."""
+        zero = torch.zeros(batch, self.policy.lstm_actor.hidden_size)
+        return zero, zero
+
+    def step(self, observation: Tensor, state: tuple[Tensor, ...]) -> Outputs:
+        """One step of every row; the value is not computed."""
+        carried = tuple(s[None] for s in state)
+        starts = torch.zeros(len(observation))
+        found, after = self.policy.get_distribution(observation, carried, starts)
+        value = torch.zeros(len(observation))
+        return Outputs(found.distribution, value, tuple(s[0] for s in after))
+
+    def clip(self, action: Tensor) -> Tensor:
+        """Choices need no bounds."""
+        return action

@@ -5,6 +5,7 @@ from metarl_lib.experiments import (
     layerwise,
     perturbation_noise,
     teacher_student,
+    two_step,
     update_rule,
     weight_space,
 )
@@ -19,5 +20,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         weight_space.EXPERIMENT,
         update_rule.EXPERIMENT,
         layerwise.EXPERIMENT,
+        two_step.EXPERIMENT,
     )
 }

@@ -17,6 +17,7 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_training import (
     Played,
+    last_logged,
     load_agent,
     make_model,
     parameters_of,
@@ -180,7 +181,7 @@ def run(config: Config, run: Run) -> list[Row]:
     for agent, cell, variant in pairs(config):
         rows += test(config, run.seed, tensors, agent, cell, variant, log)
     run.stage("tests").save(1, {}, finished=True)
-    return rows
+    return rows + last_logged(run)
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
@@ -269,7 +270,7 @@ def posterior_r2(played: Played, memory: Tensor) -> float:
 
 
 def by_hand(config: Config, seed: int, cell: str, log: Any) -> list[Row]:
-    """Agents made by hand on the same bandits, and what is known exactly."""
+    """Agents made by hand on the same bandits, and what is known exactly (with a budget of 1)."""
     arms, pulls = arms_and_pulls(cell)
     p = unseen(config, seed, cell).means
     policies = {
@@ -281,16 +282,16 @@ def by_hand(config: Config, seed: int, cell: str, log: Any) -> list[Row]:
         "gittins": oracles.gittins(FiniteHorizonGittins(pulls)),
     }
     rows = [
-        row(f"random-k{arms}-n{pulls}", "return", oracles.random_total(pulls), 0),
-        row(f"best-arm-k{arms}-n{pulls}", "return", oracles.best_arm_total(arms, pulls), 0),
+        row(f"random-k{arms}-n{pulls}", "return", oracles.random_total(pulls), 1),
+        row(f"best-arm-k{arms}-n{pulls}", "return", oracles.best_arm_total(arms, pulls), 1),
     ]
     if (arms, pulls) in EXACT:
-        rows.append(row(f"optimal-k{arms}-n{pulls}", "return", bayes_optimal(arms, pulls), 0))
+        rows.append(row(f"optimal-k{arms}-n{pulls}", "return", bayes_optimal(arms, pulls), 1))
     for place, (name, policy) in enumerate(policies.items()):
         stream = generator(seed, "evaluation", 10 + place)
         rewards = oracles.simulate(policy, p, pulls, stream)
         variant = f"{name}-k{arms}-n{pulls}"
-        rows.append(row(variant, "return", rewards.sum(0), 0))
+        rows.append(row(variant, "return", rewards.sum(0), pulls * config.test_trials))
         if log is not None:
             missing = p.max(1).values - rewards
             curve(log, variant, missing, None)

@@ -17,6 +17,7 @@ from metarl_lib.envs.harlow_strategies import play as play_strategy
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_training import (
+    last_logged,
     load_agent,
     make_model,
     matched_units,
@@ -122,7 +123,7 @@ def run(config: Config, run: Run) -> list[Row]:
     rows = strategies(config, run.seed)
     for variant in config.variants:
         rows += test(config, run.seed, agent_of(config, tensors, variant), variant)
-    return rows
+    return rows + last_logged(run)
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
@@ -193,9 +194,8 @@ def strategies(config: Config, seed: int) -> list[Row]:
     for place, (name, strategy) in enumerate(STRATEGIES.items()):
         tasks = ENV.sample_tasks(config.test_trials, generator(seed, "evaluation", 0), "test")
         stream = generator(seed, "evaluation", 2 + place)
-        rows.append(
-            row(name.replace(" ", "-"), "return", play_strategy(TASK, strategy, tasks, stream), 0)
-        )
+        returns = play_strategy(TASK, strategy, tasks, stream)
+        rows.append(row(name.replace(" ", "-"), "return", returns, config.test_trials))
     return rows
 
 

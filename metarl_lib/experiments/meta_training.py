@@ -13,7 +13,8 @@ from tqdm import tqdm
 from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
 from metarl_lib.algos.actor_critic import Outputs, draw
 from metarl_lib.envs.base import BatchedEnv
-from metarl_lib.runs import Stage, generator
+from metarl_lib.experiments.base import row
+from metarl_lib.runs import Row, Run, Stage, generator
 
 LOGS, LOGS_PER_CHECKPOINT = 100, 5
 """Points of a learning curve, and how many of them lie between two checkpoints."""
@@ -89,6 +90,16 @@ def average(window: list[dict[str, float]]) -> dict[str, float]:
     for name in ("entropy", "value_loss", "kl"):
         values[name] = sum(numbers[name] for numbers in window) / len(window)
     return values
+
+
+def last_logged(run: Run) -> list[Row]:
+    """A result for every curve `variant/metric` of a run: its last number, at its last step."""
+    last = run.metrics().groupby("name", sort=False).last()
+    rows = []
+    for name, step, value in last.itertuples():
+        variant, metric = name.split("/")
+        rows.append(row(variant, metric, value, step))
+    return rows
 
 
 class Played(NamedTuple):

@@ -15,6 +15,7 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_training import (
+    last_logged,
     load_agent,
     make_model,
     parameters_of,
@@ -92,7 +93,8 @@ def run(config: Config, run: Run) -> list[Row]:
     """One seed: train the agent, then look at what it does beside agents made by hand."""
     stage = run.stage(VARIANT)
     train_agent(stage, trials(config), make_agent(config, run.seed), config, run.seed, 0)
-    return evaluate(config, run.seed, run.tensors()) + by_hand(config, run.seed)
+    rows = evaluate(config, run.seed, run.tensors()) + by_hand(config, run.seed)
+    return rows + last_logged(run)
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
@@ -122,7 +124,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
 
 
 def by_hand(config: Config, seed: int) -> list[Row]:
-    """The same numbers of agents made by hand, and what is known exactly."""
+    """The same numbers of agents made by hand, and what is known exactly (with a budget of 1)."""
     task = TwoStepTask()
     agents: dict[str, Agent] = {
         "model-free": ModelFree(),
@@ -130,15 +132,16 @@ def by_hand(config: Config, seed: int) -> list[Row]:
         "bayes": BayesFilter(task),
     }
     rows = [
-        row("random", "reward_per_round", 0.5, 0),
-        row("informed", "reward_per_round", task.informed_reward(), 0),
-        row("optimal", "reward_per_round", task.optimal_reward(config.rounds), 0),
+        row("random", "reward_per_round", 0.5, 1),
+        row("informed", "reward_per_round", task.informed_reward(), 1),
+        row("optimal", "reward_per_round", task.optimal_reward(config.rounds), 1),
     ]
     for place, (variant, agent) in enumerate(agents.items()):
         stream = generator(seed, "evaluation", 10 + place)
         record = task.simulate(agent, config.rounds, config.test_trials, stream)
         found = describe(record, effects=variant != "bayes")
-        rows += [row(variant, metric, value, 0) for metric, value in found.items()]
+        budget = config.segment * config.test_trials
+        rows += [row(variant, metric, value, budget) for metric, value in found.items()]
     return rows
 
 

@@ -182,13 +182,12 @@ class PlainTrial:
 def same(step, rows: list[Said], tolerance: float = 0.0) -> None:
     """What the batched environment says is what the plain rows say."""
     assert step.info.keys() == rows[0].info.keys()
-    for b, said in enumerate(rows):
-        close(step.observation[b], said.observation, tolerance)
-        close(step.reward[b], said.reward, tolerance)
-        assert step.terminated[b].item() is said.terminated
-        assert step.truncated[b].item() is said.truncated
-        for name, value in said.info.items():
-            close(step.info[name][b], value, tolerance)
+    close(step.observation, [said.observation for said in rows], tolerance)
+    close(step.reward, [said.reward for said in rows], tolerance)
+    assert step.terminated.tolist() == [said.terminated for said in rows]
+    assert step.truncated.tolist() == [said.truncated for said in rows]
+    for name, values in step.info.items():
+        close(values, [said.info[name] for said in rows], tolerance)
 
 
 def close(found: Tensor, expected: Any, tolerance: float) -> None:

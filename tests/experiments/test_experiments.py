@@ -39,6 +39,7 @@ TINY = {
         "conditions": ("held_out",),
     },
     "layerwise": {"steps": 4, "rollouts": 2, "search_tasks": 2},
+    "two_step": {"segment": 12, "updates": 2},
 }
 
 

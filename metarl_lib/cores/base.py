@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-State = tuple[Tensor, ...]
-"""A core's memory: tensors `[B, …]`."""
+State = tuple[Tensor, ...]  # a core's memory: tensors [B, …]
 
 
 class Core(nn.Module):

@@ -37,7 +37,8 @@ POLICIES = {
     "ucb1": (oracles.ucb(1.0), plain.ucb(1.0)),
     "thompson": (oracles.thompson, plain.thompson),
     "optimistic": (oracles.optimistic_thompson, plain.optimistic_thompson),
-    "lower bound of ucb": (oracles.ucb(0.0), plain.ucb(0.0)),
+    "ucb, narrow": (oracles.ucb(0.0), plain.ucb(0.0)),
+    "ucb, wide": (oracles.ucb(2.2), plain.ucb(2.2)),
 }
 # Counts of two arms; the time is the number of pulls.
 COUNTS = [
@@ -51,6 +52,8 @@ COUNTS = [
     ((9, 3), (2, 0)),
     ((20, 20), (1, 1)),
     ((13, 7), (3, 1)),
+    ((14, 6), (3, 2)),
+    ((2, 0), (0, 1)),
 ]
 
 

@@ -128,6 +128,19 @@ def test_many_arms_are_looked_up_at_once_in_their_own_precision():
         torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
 
 
+def test_the_index_policy_asks_for_the_pulls_that_are_left():
+    seen = []
+
+    def index(successes, failures, left):
+        seen.append(left)
+        return torch.tensor([[0.3, 0.9, 0.5]]).expand(len(successes), 3)
+
+    p = torch.tensor([[0.0, 1.0, 0.0]]).repeat(4, 1)
+    rewards = oracles.simulate(oracles.gittins(index), p, 5, torch.Generator())
+    assert seen == [5, 4, 3, 2, 1]
+    assert bool((rewards == 1).all())
+
+
 def simulated(index, arms, pulls, runs):
     generator = torch.Generator().manual_seed(0)
     p = torch.rand(runs, arms, generator=generator)

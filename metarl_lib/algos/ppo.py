@@ -140,7 +140,7 @@ class PPO:
             `reward`: mean reward of a step; the losses, `entropy`, and `kl`, how far the policy
             moved (mean of ρ − 1 − log ρ).
         """
-        progress = self.done / self.settings.updates
+        progress = min(1.0, self.done / self.settings.updates)
         segment, finished = self.collect()
         numbers = self.learn(segment, progress)
         self.done += 1

@@ -225,7 +225,7 @@ def test(
         "regret": played.info["regret"].sum(0),
         "arms_tried": tried(played)[-1],
         "posterior_r2": posterior_r2(played, torch.stack(memories)),
-        "parameters": parameters_of(model),
+        "parameters": float(parameters_of(model)),
     }
     if log is not None:
         curve(log, variant, played.info["regret"], tried(played))

@@ -172,7 +172,7 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     blind = Trial(TASK, reward_input=False)
     values["return_without_reward"] = _trial(config, seed, agent, env=blind)[0].returns
     if isinstance(agent, ActorCritic):
-        values["parameters"] = parameters_of(agent)
+        values["parameters"] = float(parameters_of(agent))
     return [row(variant, metric, value, budget) for metric, value in values.items()]
 
 

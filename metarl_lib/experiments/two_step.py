@@ -119,7 +119,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     record = Record(action, place, common, played.rewards[1::2], played.info["good"][0::2])
     budget = config.rows * config.segment * config.updates
     found = describe(record) | prediction_errors(config, record, torch.stack(values))
-    found["parameters"] = parameters_of(model)
+    found["parameters"] = float(parameters_of(model))
     return [row(VARIANT, metric, value, budget) for metric, value in found.items()]
 
 

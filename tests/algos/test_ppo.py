@@ -130,6 +130,16 @@ def test_an_update_learns_with_the_share_of_those_done() -> None:
     assert training.done == 4
 
 
+def test_rates_stay_where_they_end() -> None:
+    """However many updates are made beyond the plan."""
+    training = counting(updates=1, learning_rate=0.008, learning_rate_end=0.004)
+    rates = []
+    for _ in range(4):
+        training.update()
+        rates += [group["lr"] for group in training.optimiser.param_groups]
+    assert rates == pytest.approx([0.008, 0.004, 0.004, 0.004])
+
+
 def test_an_update_learns_from_what_it_collected() -> None:
     """As the two halves by hand, the entropy's weight included."""
     whole, halves = (counting(updates=2, entropy=0.5) for _ in range(2))

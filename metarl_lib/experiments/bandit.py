@@ -26,7 +26,7 @@ from metarl_lib.experiments.meta_training import (
 )
 from metarl_lib.oracles import bandits as oracles
 from metarl_lib.oracles.bayes_bandit import bayes_optimal
-from metarl_lib.oracles.gittins_index import FiniteHorizonGittins
+from metarl_lib.oracles.gittins_index import MAX_PULLS, FiniteHorizonGittins
 from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, generator
 
@@ -43,12 +43,15 @@ def arms_and_pulls(cell: str) -> tuple[int, int]:
     """k and n of a cell such as `5x100`.
 
     Raises:
-        ValueError: when it is none.
+        ValueError: when it is none, with less than 2 arms or other than 2 to 1000 pulls.
     """
     parts = cell.split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise ValueError(f"cell {cell!r}: write arms x pulls, such as 5x100")
-    return int(parts[0]), int(parts[1])
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 1 for part in parts):
+        raise ValueError(f"cell {cell!r}: write arms x pulls, such as 5x100, both at least 2")
+    arms, pulls = map(int, parts)
+    if pulls > MAX_PULLS:
+        raise ValueError(f"cell {cell!r}: at most {MAX_PULLS} pulls have a Gittins index")
+    return arms, pulls
 
 
 @dataclass(frozen=True)

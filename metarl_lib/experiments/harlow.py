@@ -77,6 +77,7 @@ class Config(Settings):
     learning_rate: float = option(3e-3, "learning rate at the start")
     discount: float = option(0.91, "discount of future rewards")
     gae_lambda: float = option(1.0, "decay of the advantage estimate")
+    entropy: float = option(0.03, "weight of the policy's entropy at the start")
     value_weight: float = option(0.4, "weight of the value loss")
     num_units: int = option(20, "N of the cells that rewrite their weights")
     gru_units: int = option(64, "units of the gated cells that are not matched to them")
@@ -156,11 +157,10 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     alone = played.returns
     values: dict[str, float | Tensor] = {"return": alone}
     values["return_sampled"] = _trial(config, seed, agent, greedy=False)[0].returns
-    chosen = (played.info["correct"] | _wrong(played)) & played.alive
     presentation = played.info["presentation"]
     right = torch.stack(
         [
-            (played.info["correct"] & chosen & (presentation == k)).any(0).float()
+            (played.info["correct"] & (presentation == k)).any(0).float()
             for k in range(TASK.presentations)
         ]
     )
@@ -174,10 +174,6 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     if isinstance(agent, ActorCritic):
         values["parameters"] = float(parameters_of(agent))
     return [row(variant, metric, value, budget) for metric, value in values.items()]
-
-
-def _wrong(played: Any) -> Tensor:
-    return played.rewards < -0.5
 
 
 def _trial(

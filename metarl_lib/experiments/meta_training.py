@@ -35,9 +35,9 @@ def train_agent(
 ) -> None:
     """Train an agent to the end of its stage, from the stage's last checkpoint on.
 
-    Logs, a hundred times, `training_return` (the mean return of the trials that ended since the
-    log before), `entropy`, `value_loss` and `kl` at the environment step; the finished stage
-    holds the agent's tensors alone.
+    Logs, at most a hundred times, `training_return` (the mean return of the trials that ended
+    since the log before), `entropy`, `value_loss` and `kl` at the environment step; the finished
+    stage holds the agent's tensors alone.
 
     Args:
         stage: where it is kept.
@@ -123,7 +123,7 @@ class Played(NamedTuple):
 @torch.no_grad()
 def play(
     env: Any,
-    model: ActorCritic,
+    model: Any,
     tasks: Any,
     stream: torch.Generator,
     *,
@@ -135,7 +135,7 @@ def play(
 
     Args:
         env: the trials.
-        model: the agent.
+        model: the agent, with `initial_state`, `step` and `clip` as an `ActorCritic` has.
         tasks: B tasks.
         stream: of the environment, and of the actions where they are drawn.
         greedy: takes the most likely action; else actions are drawn.

@@ -200,7 +200,7 @@ def prediction_errors(config: Config, record: Record, values: Tensor) -> dict[st
     return {
         "rpe_model_based": float(weights[0]),
         "rpe_model_free": float(weights[1]),
-        "rpe_r2": float(1 - rest / y.square().mean()),
+        "rpe_r2": float(1 - rest / y.square().mean()) if bool(y.any()) else 0.0,
     }
 
 

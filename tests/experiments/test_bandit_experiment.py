@@ -51,10 +51,18 @@ def finished(tmp_path_factory):
     return run, rows[: -len(logged)], starts
 
 
-@pytest.mark.parametrize("cell", ["5", "5x", "x5", "0x10", "5x0", "5x10x2", "ax3", "5X10", "-5x9"])
+@pytest.mark.parametrize(
+    "cell", ["5", "5x", "x5", "0x10", "5x0", "1x10", "5x1", "5x10x2", "ax3", "5X10", "-5x9", "²x9"]
+)
 def test_a_cell_that_is_none_is_refused(cell) -> None:
     with pytest.raises(ValueError, match=f"cell '{cell}': write arms x pulls, such as 5x100"):
         arms_and_pulls(cell)
+
+
+def test_more_pulls_than_have_an_index_are_refused() -> None:
+    assert arms_and_pulls("5x1000") == (5, 1000)
+    with pytest.raises(ValueError, match="cell '5x1001': at most 1000 pulls have a Gittins index"):
+        arms_and_pulls("5x1001")
 
 
 @pytest.mark.parametrize(

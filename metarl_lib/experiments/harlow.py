@@ -77,7 +77,7 @@ class Config(Settings):
     learning_rate: float = option(3e-3, "learning rate at the start")
     discount: float = option(0.91, "discount of future rewards")
     gae_lambda: float = option(1.0, "decay of the advantage estimate")
-    entropy: float = option(0.03, "weight of the policy's entropy at the start")
+    entropy: float = option(0.06, "weight of the policy's entropy at the start")
     value_weight: float = option(0.4, "weight of the value loss")
     num_units: int = option(20, "N of the cells that rewrite their weights")
     gru_units: int = option(64, "units of the gated cells that are not matched to them")

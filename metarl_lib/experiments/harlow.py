@@ -67,6 +67,8 @@ CORES: dict[str, CoreOf] = {
 }
 """The memory of each agent; that of `recurrent-ppo` is sb3-contrib's own LSTM."""
 
+COSTLY = ("metods-vanilla-S4", "gru-state-matched", "backpropamine", "recurrent-ppo")
+
 
 @dataclass(frozen=True)
 class Config(Settings):
@@ -83,13 +85,20 @@ class Config(Settings):
     gru_units: int = option(64, "units of the gated cells that are not matched to them")
     compile: bool = option(False, "compile the MetODS step; needs a C++ compiler")
     variants: tuple[str, ...] = option(tuple(CORES), "agents to train")
+    costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")
+    costly_seeds: int = option(3, "only runs whose seed is below this number train the costly")
     test_trials: int = option(10_000, "trials of a test, on pairs of objects never seen")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "num_units", "gru_units", "test_trials")
-        for variant in self.variants:
-            look_up("variants", variant, CORES)
+        check_positive(self, "num_units", "gru_units", "test_trials", "costly_seeds")
+        for name in ("variants", "costly"):
+            for variant in getattr(self, name):
+                look_up(name, variant, CORES)
+
+    def trained(self, seed: int) -> list[str]:
+        """The agents that a run with this root seed trains."""
+        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
 
 
 PRESETS = {
@@ -114,7 +123,7 @@ def make_agent(config: Config, variant: str, seed: int = 0) -> ActorCritic:
 
 def run(config: Config, run: Run) -> list[Row]:
     """One seed: train every agent for equally many steps, then test all on the same trials."""
-    for variant in config.variants:
+    for variant in config.trained(run.seed):
         stage, index = run.stage(variant), list(CORES).index(variant)
         if variant == "recurrent-ppo":
             train_recurrent_ppo(stage, ENV, config, config.gru_units, run.seed, index)
@@ -122,7 +131,7 @@ def run(config: Config, run: Run) -> list[Row]:
             train_agent(stage, ENV, make_agent(config, variant, run.seed), config, run.seed, index)
     tensors = run.tensors()
     rows = strategies(config, run.seed)
-    for variant in config.variants:
+    for variant in config.trained(run.seed):
         rows += test(config, run.seed, agent_of(config, tensors, variant), variant)
     return rows + last_logged(run)
 
@@ -130,7 +139,7 @@ def run(config: Config, run: Run) -> list[Row]:
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """The tests again, from the published agents."""
     rows: list[Row] = []
-    for variant in config.variants:
+    for variant in config.trained(seed):
         rows += test(config, seed, agent_of(config, tensors, variant), variant)
     return rows
 

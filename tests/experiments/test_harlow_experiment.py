@@ -19,7 +19,7 @@ from metarl_lib.runs import Run, generator
 TRAINED = ("metods-linear-S4", "gru", "recurrent-ppo")
 SMALL = Config(
     rows=4, segment=12, updates=2, epochs=1, num_units=3, gru_units=4, test_trials=6,
-    variants=TRAINED,
+    variants=TRAINED, costly_seeds=6,
 )  # fmt: skip
 STEPS = 80
 SIGHT, REWARD = 9, 11
@@ -274,12 +274,31 @@ def test_compiling_is_passed_on_but_tests_do_without(finished, monkeypatch) -> N
     assert asked == [True, False]
 
 
+def test_only_the_first_seeds_train_what_is_costly(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(harlow, "train_agent", lambda stage, *rest: trained.append(stage.name))
+    monkeypatch.setattr(harlow, "test", lambda config, seed, agent, variant: [variant])
+    monkeypatch.setattr(harlow, "agent_of", lambda config, tensors, variant: None)
+    config = Config(
+        num_units=3, gru_units=4, test_trials=6, variants=("metods-vanilla-S4", "gru"),
+        costly_seeds=2,
+    )  # fmt: skip
+    for seed, wanted in ((1, ["metods-vanilla-S4", "gru"]), (2, ["gru"])):
+        trained: list[str] = []
+        run = Run.create(tmp_path / str(seed), "harlow", config, scale="smoke", seed=seed)
+        rows = harlow.run(config, run)
+        assert trained == wanted
+        assert rows[len(harlow.STRATEGIES) :] == wanted
+        assert harlow.evaluate(config, seed, {}) == wanted
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"variants": ("gru", "metods")}, "variants='metods' is unknown: choose one of"),
         ({"num_units": 0}, "num_units=0: must be greater than 0"),
         ({"gru_units": 0}, "gru_units=0: must be greater than 0"),
+        ({"costly": ("lstm", "gru-400")}, "costly='gru-400' is unknown: choose one of"),
+        ({"costly_seeds": 0}, "costly_seeds=0: must be greater than 0"),
         ({"test_trials": 0}, "test_trials=0: must be greater than 0"),
         ({"minibatches": 3}, "minibatches=3: must divide the 4 rows"),
         ({"discount": 1.1}, "discount=1.1: must lie between 0 and 1"),

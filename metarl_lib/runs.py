@@ -1,34 +1,46 @@
 """A run is a folder: configuration, provenance, metrics, checkpoints.
 
-Everything is written atomically (to a neighbouring temporary file, then renamed), so that a
-run killed at any moment resumes from its last checkpoint, bit for bit. Nothing is unpickled.
+A run that is killed at any moment resumes from its last checkpoint, bit for bit. `state.json`
+decides: it names the checkpoints that count, says how many rows of metrics do, and holds the
+SHA-256 of both, so that a file which is damaged or comes from elsewhere is refused. Whatever a
+kill left beyond that is removed on resuming. Nothing is unpickled.
+
+A kill takes nothing that was written. A power failure can, so a run that has cost more than a
+minute waits for the disk at every checkpoint; a shorter one is sooner repeated than lost.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
-import os
-import platform
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
-from importlib import metadata
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
+
+from metarl_lib.files import (
+    Lock,
+    damaged,
+    hold,
+    read_json,
+    remove_lock,
+    write_atomically,
+    write_json,
+)
+from metarl_lib.folder import load_checkpoint, read_header, read_state, stage_tensors
+from metarl_lib.metrics import Metrics
+from metarl_lib.provenance import config_hash, now, provenance
+from metarl_lib.provenance import portable as portable  # what `report` imports from here
 
 SCALES = ("smoke", "book", "full")
 STREAMS = ("init", "tasks", "environment", "actions", "minibatches", "evaluation", "tuning")
-RL_PACKAGES = ("gymnasium", "stable-baselines3", "sb3-contrib")
-RECORDED_PACKAGES = ("torch", "numpy", "scipy", "scikit-learn", "mlxtend", "pandas", *RL_PACKAGES)
+SYNC_AFTER = 60.0  # CPU seconds
 
 State = dict[str, Any]
 Row = dict[str, Any]
@@ -55,35 +67,11 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
 
 
-def config_hash(experiment: str, config: Any) -> str:
-    """A short fingerprint of an experiment's name and every field of its configuration."""
-    text = json.dumps([experiment, dataclasses.asdict(config)], sort_keys=True).encode()
-    return hashlib.sha256(text).hexdigest()[:12]
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` on a temporary neighbour of `path`, then rename it to `path`."""
-    temporary = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(temporary)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write `value` as JSON, atomically, NaN refused."""
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text))
-
-
-def read_json(path: Path) -> Any:
-    """The value that a JSON file holds."""
-    return json.loads(path.read_text())
-
-
 class Run:
     """An open run folder.
 
-    Make one with `Run.create`, or open an unfinished one with `Run.resume`.
+    Make one with `Run.create`, or open an unfinished one with `Run.resume`. It is locked
+    against other processes for as long as it is open.
     """
 
     def __init__(self, folder: Path, experiment: str, config: Any, scale: str, seed: int) -> None:
@@ -92,10 +80,11 @@ class Run:
         self.config = config
         self.scale = scale
         self.seed = seed
-        self._state: State = {"stages": {}, "rows": 0, "cpu_seconds": 0.0}
-        self._metrics: list[tuple[int, str, float]] = []
-        self._events: Any = None
-        self._written = 0
+        self.stopping = False  # set it, and the next checkpoint ends the run
+        identity = [config_hash(experiment, config), seed]
+        self._state: State = {"run": identity, "stages": {}, "rows": 0, "cpu_seconds": 0.0}
+        self._metrics = Metrics(folder)
+        self._lock: Lock | None = None
         self._cpu_start = time.process_time()
 
     @classmethod
@@ -104,8 +93,9 @@ class Run:
 
         Raises:
             FileExistsError: when the folder holds something.
+            StorageError: when it cannot be written.
         """
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(p.name != ".config.json.partial" for p in folder.iterdir()):
             raise FileExistsError(
                 f"{folder} is not empty: choose another --out, or continue it with --resume"
             )
@@ -125,26 +115,30 @@ class Run:
     def resume(cls, folder: Path, experiment: str, config: Any) -> Run:
         """Open a run folder at its last checkpoint, or at the start when it has none.
 
+        Folders from before there were hashes in `state.json` open unchecked.
+
         Raises:
-            ValueError: when the folder belongs to another configuration.
+            ValueError: when the folder belongs to another configuration, or a file in it is
+                damaged, missing, or another run's; nothing is changed then.
+            BusyError: when another process runs it.
+            StorageError: when it cannot be written.
         """
-        header = read_json(folder / "config.json")
+        header = read_header(folder)
         if header["hash"] != config_hash(experiment, config):
             raise ValueError(
                 f"{folder} was started with another configuration of {experiment!r}: "
                 "it cannot be resumed; start a new run"
             )
         run = cls(folder, experiment, config, header["scale"], header["seed"])
-        if not (folder / "provenance.json").exists():
-            record = provenance(experiment, config, run.scale, run.seed)
-            write_json(folder / "provenance.json", record)
-        if not (folder / "state.json").exists():
-            run.save()
-        run._state = read_json(folder / "state.json")
-        if run._state["rows"]:
-            metrics = pd.read_parquet(folder / "metrics.parquet")[: run._state["rows"]]
-            run._metrics = list(metrics.itertuples(index=False, name=None))
-        run._written = len(run._metrics)
+        if not run.finished:
+            run._lock = hold(folder)
+        try:
+            run._read()
+        except ValueError:
+            remove_lock(folder)
+            raise
+        if run.finished:  # a kill at the last moment left it
+            remove_lock(folder)
         return run
 
     @property
@@ -157,12 +151,16 @@ class Run:
         return Stage(self, name)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Add numbers to the metrics; they reach the disk with the next `save`."""
-        self._metrics.extend((int(step), name, float(value)) for name, value in values.items())
+        """Add numbers to the metrics; they reach the disk with the next `save`.
+
+        A resumed run that comes by here again logs them again: guard them with a stage that is
+        finished afterwards, or log them through a stage.
+        """
+        self._metrics.rows += [(int(step), name, float(v)) for name, v in values.items()]
 
     def metrics(self) -> pd.DataFrame:
         """Everything logged so far, as columns `step`, `name`, `value`."""
-        return pd.DataFrame(self._metrics, columns=["step", "name", "value"])
+        return self._metrics.frame()
 
     def tensors(self) -> dict[str, Tensor]:
         """What the last checkpoint of every stage holds, under `stage.key`."""
@@ -170,40 +168,71 @@ class Run:
 
     def save(self) -> None:
         """Write the metrics, then the state that says how many of them count."""
-        if self._metrics:
-            table = self.metrics()
-            write_atomically(
-                self.folder / "metrics.parquet", lambda path: table.to_parquet(path, index=False)
-            )
-        self._state["rows"] = len(self._metrics)
-        now = time.process_time()
-        self._state["cpu_seconds"] += now - self._cpu_start
-        self._cpu_start = now
-        write_json(self.folder / "state.json", self._state)
-        self._write_events()
+        self._metrics.write(sync=self._sync)
+        self._state["rows"] = len(self._metrics.rows)
+        self._state["metrics"] = self._metrics.sha256()
+        self._count_cpu()
+        write_json(self.folder / "state.json", self._state, sync=self._sync)
+        self._metrics.write_events()
 
     def finish(self, rows: list[Row]) -> None:
-        """Write the results and close the run."""
-        self.save()
-        if self._events is not None:
-            self._events.close()
+        """Write the results and close the run.
+
+        What no checkpoint counted joins the metrics here, but not the state: a kill before the
+        results are there logs it again.
+        """
+        self._metrics.release(*self._metrics.waiting)
+        self._metrics.write(sync=self._sync)
+        self._metrics.write_events()
+        self._metrics.close()
+        self._count_cpu()
         record = read_json(self.folder / "provenance.json")
-        record["end"] = _now()
+        record["end"] = now()
         record["cpu_seconds"] = round(self._state["cpu_seconds"], 1)
         write_json(self.folder / "provenance.json", record)
-        write_json(self.folder / "results.json", rows)
+        write_json(self.folder / "results.json", rows, sync=self._sync)
+        remove_lock(self.folder)
 
-    def _write_events(self) -> None:
-        if self._events is None:
-            if not self._metrics:
-                return
-            from torch.utils.tensorboard import SummaryWriter
+    @property
+    def _sync(self) -> bool:
+        return self._state["cpu_seconds"] > SYNC_AFTER
 
-            self._events = SummaryWriter(str(self.folder))
-        for step, name, value in self._metrics[self._written :]:
-            self._events.add_scalar(name, value, step)
-        self._written = len(self._metrics)
-        self._events.flush()
+    def _count_cpu(self) -> None:
+        used = time.process_time()
+        self._state["cpu_seconds"] += used - self._cpu_start
+        self._cpu_start = used
+
+    def _read(self) -> None:
+        """Check all that the folder holds and take it up; write what it lacks at the start."""
+        path = self.folder / "provenance.json"
+        started = (self.folder / "state.json").exists()
+        if started or self.finished or any(self.folder.glob("ckpt-*")):
+            self._read_state()
+        if path.exists():
+            read_json(path)
+        if self.finished:
+            return
+        if not path.exists():
+            write_json(path, provenance(self.experiment, self.config, self.scale, self.seed))
+        if not started:
+            self.save()
+        self._tidy()
+
+    def _read_state(self) -> None:
+        state = read_state(self.folder)
+        if state.get("run", self._state["run"]) != self._state["run"]:
+            raise damaged(self.folder / "state.json", "belongs to another run than config.json")
+        for record in state["stages"].values():
+            load_checkpoint(self.folder, record)
+        self._metrics.read(state["rows"], state.get("metrics"), beyond=self.finished)
+        self._state |= state
+
+    def _tidy(self) -> None:
+        """Remove what a kill left: temporary files, and checkpoints that do not count."""
+        counted = {record["file"] for record in self._state["stages"].values()}
+        for path in [*self.folder.glob(".*.partial"), *self.folder.glob("ckpt-*")]:
+            if path.name not in counted:
+                path.unlink()
 
 
 class Stage:
@@ -211,7 +240,7 @@ class Stage:
 
     Attributes:
         step: how many steps are done, as of the last checkpoint.
-        tensors: what the last checkpoint holds; empty at the start.
+        tensors: what the last checkpoint holds, on the CPU; empty at the start.
         values: small numbers and strings kept beside the tensors.
         finished: whether the stage has run to its end.
     """
@@ -223,13 +252,17 @@ class Stage:
         self.values: State = record.get("values", {})
         self.finished: bool = record.get("finished", False)
         self._file: str | None = record.get("file")
-        self.tensors: dict[str, Tensor] = {}
-        if self._file is not None:
-            self.tensors = load_file(run.folder / self._file)
+        self.tensors: dict[str, Tensor] = load_checkpoint(run.folder, record) if record else {}
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run is asked to stop: a loop that sees it saves at once, which ends it."""
+        return self.run.stopping
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log numbers under this stage's name."""
-        self.run.log(step, {f"{self.name}/{key}": value for key, value in values.items()})
+        """Log numbers under this stage's name; they count from this stage's next checkpoint on."""
+        rows = self.run._metrics.waiting.setdefault(self.name, [])
+        rows += [(int(step), f"{self.name}/{key}", float(v)) for key, v in values.items()]
 
     def save(
         self,
@@ -239,24 +272,38 @@ class Stage:
         *,
         finished: bool = False,
     ) -> None:
-        """Write a checkpoint; the one before is removed once the new one counts."""
+        """Write a checkpoint; the one before is removed once the new one counts.
+
+        Args:
+            step: how many steps are done.
+            tensors: all that resuming needs, of any dtype and on any device, the states of
+                generators included. Only what is here when the stage is finished is published.
+            values: small numbers and strings, as JSON holds them.
+            finished: whether the stage has run to its end.
+
+        Raises:
+            StorageError: when the disk refuses; the checkpoint before still counts.
+            KeyboardInterrupt: when the run was asked to stop; the checkpoint is written.
+        """
         old = self._file
-        self.step, self.finished = step, finished
-        self.tensors = {key: tensor.detach().clone() for key, tensor in tensors.items()}
-        self.values = dict(values or {})
-        if self.tensors:
-            self._file = f"ckpt-{self.name}-{step}.safetensors"
-            contents = {key: t.contiguous() for key, t in self.tensors.items()}
-            write_atomically(self.run.folder / self._file, lambda path: save_file(contents, path))
-        self.run._state["stages"][self.name] = {
-            "step": step,
-            "values": self.values,
-            "finished": finished,
-            "file": self._file,
-        }
+        kept = {key: tensor.detach().clone() for key, tensor in tensors.items()}
+        record: State = {"step": step, "values": dict(values or {}), "finished": finished}
+        record["file"] = None
+        if kept:
+            data = save({key: tensor.contiguous() for key, tensor in kept.items()})
+            names = (f"ckpt-{self.name}-{step}{again}.safetensors" for again in ("", "b"))
+            path = self.run.folder / next(name for name in names if name != old)
+            write_atomically(path, lambda p: p.write_bytes(data), sync=self.run._sync)
+            record |= {"file": path.name, "sha256": hashlib.sha256(data).hexdigest()}
+        self.run._metrics.release(self.name)
+        self.run._state["stages"][self.name] = record
         self.run.save()
-        if old is not None and old != self._file:
+        self.step, self.tensors, self.values = step, kept, record["values"]
+        self.finished, self._file = finished, record["file"]
+        if old is not None:
             (self.run.folder / old).unlink(missing_ok=True)
+        if self.run.stopping:
+            raise KeyboardInterrupt
 
     def check_finite(self, step: int, values: Mapping[str, float]) -> None:
         """Stop the run when a number is NaN or infinite.
@@ -271,80 +318,3 @@ class Stage:
                 f"{self.name} diverged at step {step}: {', '.join(bad)}; last good checkpoint: "
                 f"{kept} (step {self.step}); use a smaller learning rate"
             )
-
-
-def stage_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every stage's last tensors in a run folder, under `stage.key`; random streams left out."""
-    collected = {}
-    for name, record in read_json(folder / "state.json")["stages"].items():
-        if record["file"] is not None:
-            for key, tensor in load_file(folder / record["file"]).items():
-                if key != "generator":
-                    collected[f"{name}.{key}"] = tensor
-    return collected
-
-
-def provenance(experiment: str, config: Any, scale: str, seed: int) -> dict[str, Any]:
-    """Where a result comes from: code, versions, hardware, command and start time."""
-    return {
-        "command": f"metarl run {experiment} --scale {scale} --seed {seed}",
-        "argv": [portable(word) for word in sys.argv],
-        "experiment": experiment,
-        "hash": config_hash(experiment, config),
-        **_code_version(),
-        "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in RECORDED_PACKAGES},
-        "hardware": {
-            "machine": platform.machine(),
-            "system": platform.system(),
-            "processor": _processor(),
-            "cpus": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        },
-        "start": _now(),
-    }
-
-
-def portable(word: str) -> str:
-    """A word of the command line; of an absolute path, only the last part."""
-    flag, equals, value = word.rpartition("=")
-    return flag + equals + (Path(value).name if Path(value).is_absolute() else value)
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def _code_version() -> dict[str, str | None]:
-    """The commit of this checkout and a hash of what differs from it; None outside of one."""
-    root = Path(__file__).resolve().parent
-
-    def git(*arguments: str) -> bytes | None:
-        try:
-            answer = subprocess.run(
-                ["git", *arguments], cwd=root, capture_output=True, check=True, timeout=30
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return answer.stdout
-
-    if git("ls-files", "--error-unmatch", "runs.py") is None:  # not this project's checkout
-        return {"commit": None, "diff_hash": None}
-    commit = git("rev-parse", "HEAD")
-    difference = git("diff", "HEAD", "--", str(root)) or b""
-    for name in (git("ls-files", "--others", "--exclude-standard") or b"").splitlines():
-        difference += name + (root / name.decode()).read_bytes()
-    return {
-        "commit": commit.decode().strip() if commit else None,
-        "diff_hash": hashlib.sha256(difference).hexdigest()[:12] if difference else None,
-    }

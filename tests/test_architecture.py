@@ -11,7 +11,7 @@ LONGEST = 350
 
 SCIENCE = {"rules", "datasets", "envs", "cores", "algos", "oracles", "experiments"}
 GROUND = {"rules", "datasets", "cores", "oracles"}
-SERVICE = {"runs", "report", "plots"}
+SERVICE = {"files", "folder", "metrics", "provenance", "runs", "report", "plots"}
 
 # Floor -> the floors below it that it may see. Every module may see its own floor.
 MAY_SEE: dict[str, set[str]] = {
@@ -20,9 +20,12 @@ MAY_SEE: dict[str, set[str]] = {
     "envs": {"datasets", "rules"},
     "algos": {"envs", "cores"},
     "experiments": (SCIENCE | SERVICE) - {"experiments"},
-    "sweeps": SERVICE | {"experiments"},
+    "execution": SERVICE | {"experiments"},
+    "jobs": SERVICE | {"experiments"},
+    "sweeps": SERVICE | {"experiments", "execution", "jobs"},
     "notebook": SCIENCE | SERVICE,
-    "cli": SCIENCE | SERVICE | {"sweeps", "notebook"},
+    "cli_run": SCIENCE | SERVICE | {"execution", "jobs", "sweeps"},
+    "cli": SCIENCE | SERVICE | {"cli_run"},
     "__init__": SCIENCE,
 }
 # Of a floor seen from `algos`, only this module.

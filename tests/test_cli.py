@@ -8,7 +8,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-from metarl_lib import __version__, cli
+from metarl_lib import __version__, cli, cli_run
 from metarl_lib.experiments import EXPERIMENTS
 from metarl_lib.runs import SCALES, DivergenceError, Run, read_json
 
@@ -192,7 +192,7 @@ def test_run_resume_and_publish(capsys, elsewhere) -> None:
 
 def test_the_default_is_book_scale_and_seed_0(monkeypatch, elsewhere) -> None:
     seen = []
-    monkeypatch.setattr(cli, "_execute", lambda experiment, run: seen.append(run) or 0)
+    monkeypatch.setattr(cli_run, "_execute", lambda experiment, run: seen.append(run) or 0)
     assert cli.main(["run", "digits"]) == 0
     assert (seen[0].scale, seen[0].seed) == ("book", 0)
     assert seen[0].config == EXPERIMENTS["digits"].config("book")
@@ -208,6 +208,17 @@ def test_resume_refuses_a_folder_of_older_fields(capsys, elsewhere) -> None:
     assert status == 2
     assert len(err.splitlines()) == 1
     assert "no field 'units'" in err
+
+
+def test_resume_refuses_a_field_of_the_wrong_kind(capsys, elsewhere) -> None:
+    config = EXPERIMENTS["teacher_student"].config("smoke")
+    run = Run.create(elsewhere / "old", "teacher_student", config, scale="smoke", seed=0)
+    path = run.folder / "config.json"
+    path.write_text(path.read_text().replace('"hidden": 20', '"hidden": "x"'))
+    status, _, err = metarl(capsys, "run", "--resume", "old")
+    assert status == 2
+    assert len(err.splitlines()) == 1
+    assert err.startswith("metarl: old/config.json holds a wrong value")
 
 
 def test_learning_rates_that_all_diverge(capsys) -> None:
@@ -233,7 +244,7 @@ def test_failures_are_one_line(capsys, monkeypatch, error, expected) -> None:
     def fail(experiment, run):
         raise error
 
-    monkeypatch.setattr(cli, "_execute", fail)
+    monkeypatch.setattr(cli_run, "_execute", fail)
     status, _, err = metarl(capsys, "run", *SMALL)
     assert (status, err.strip()) == expected
 

@@ -18,7 +18,7 @@ import pandas as pd
 import pytest
 import torch
 
-from metarl_lib import cli, runs
+from metarl_lib import cli, provenance
 from metarl_lib.runs import (
     STREAMS,
     DivergenceError,
@@ -225,7 +225,7 @@ def test_provenance_is_complete_and_portable(tmp_path, monkeypatch) -> None:
     assert record["argv"] == ["metarl", "run", "test", "--out", "run", "--x=run", "--k=3", "a/b"]
     assert record["command"] == "metarl run test --scale smoke --seed 3"
     assert record["hash"] == config_hash("test", Settings())
-    assert set(record["versions"]) == set(runs.RECORDED_PACKAGES)
+    assert set(record["versions"]) == set(provenance.RECORDED_PACKAGES)
     assert record["versions"]["torch"] == metadata.version("torch")
     assert set(record["hardware"]) == {
         "machine", "system", "processor", "cpus", "threads", "gpu"

@@ -77,7 +77,8 @@ def train_agent(
         window.clear()
         stage.log(step, values)
         bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "return" in k}, refresh=False)
-        if not last and training.done // every % LOGS_PER_CHECKPOINT == 0:
+        due = training.done // every % LOGS_PER_CHECKPOINT == 0
+        if not last and (due or stage.stopping):
             stage.save(step, training.checkpoint())
     bar.close()
     stage.save(settings.updates * size, model.state_dict(), finished=True)

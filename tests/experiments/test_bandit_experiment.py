@@ -40,8 +40,8 @@ def finished(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-        patch.setattr(Run, "_write_events", lambda run: None)  # for speed
-        patch.setattr("metarl_lib.runs._code_version", dict)  # for speed
+        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
+        patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
         patch.setattr(bandit, "EXACT", {(2, 4), (3, 4)})
         patch.setattr(bandit, "PROBED", PROBED)
         patch.setattr(bandit, "train_agent", train)
@@ -290,7 +290,9 @@ def test_the_longest_trials_are_not_evaluated_again(monkeypatch) -> None:
 def test_a_second_run_of_a_finished_folder_learns_and_logs_nothing(finished, monkeypatch) -> None:
     run, rows, _ = finished
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-    monkeypatch.setattr(Run, "_write_events", lambda run: None)  # for speed
+    monkeypatch.setattr(
+        "metarl_lib.metrics.Metrics.write_events", lambda metrics: None
+    )  # for speed
     monkeypatch.setattr(bandit, "EXACT", {(2, 4), (3, 4)})
     monkeypatch.setattr(bandit, "PROBED", PROBED)
     monkeypatch.setattr("metarl_lib.experiments.meta_training.PPO", None)

@@ -31,8 +31,8 @@ def _fast():
     """Trials are cut off after 80 steps, which leaves nobody time who does not know the way."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        patch.setattr(Run, "_write_events", lambda run: None)
-        patch.setattr("metarl_lib.runs._code_version", dict)
+        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
+        patch.setattr("metarl_lib.provenance._code_version", dict)
         patch.setattr(harlow.TASK, "max_steps", STEPS)
         yield
 

@@ -198,8 +198,8 @@ def _few_logs():
         patch.setattr(meta_training, "LOGS", 4)
         patch.setattr(meta_training, "LOGS_PER_CHECKPOINT", 2)
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-        patch.setattr(Run, "_write_events", lambda run: None)  # for speed
-        patch.setattr("metarl_lib.runs._code_version", dict)  # for speed
+        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
+        patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
         yield
 
 
@@ -323,6 +323,29 @@ def test_a_training_killed_and_resumed_is_one_that_never_stopped(
     expected, found = straight[0].tensors(), resumed.tensors()
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[key], t) for key, t in expected.items())
+    assert resumed.metrics().equals(straight[0].metrics())
+
+
+def test_a_training_that_is_asked_to_stop_saves_at_its_next_log(
+    tmp_path, straight, monkeypatch
+) -> None:
+    """With what was logged so far, and nothing of what comes after."""
+    run = new_run(tmp_path)
+    update, calls = PPO.update, []
+
+    def ask(ppo):
+        calls.append(1)
+        run.stopping = len(calls) >= 2
+        return update(ppo)
+
+    monkeypatch.setattr(PPO, "update", ask)
+    with pytest.raises(KeyboardInterrupt):
+        train(run)
+    assert len(calls) == 3
+    resumed = Run.resume(run.folder, "test", SMALL)
+    assert resumed.stage(LAST).step == 3 * SIZE
+    train(resumed, model_seed=8)
+    assert all(torch.equal(resumed.tensors()[k], t) for k, t in straight[0].tensors().items())
     assert resumed.metrics().equals(straight[0].metrics())
 
 

@@ -106,8 +106,10 @@ def train(run, seed=0, index=2):
 
 @pytest.fixture
 def new_run(tmp_path, monkeypatch):
-    monkeypatch.setattr(Run, "_write_events", lambda run: None)  # for speed
-    monkeypatch.setattr("metarl_lib.runs._code_version", dict)  # for speed
+    monkeypatch.setattr(
+        "metarl_lib.metrics.Metrics.write_events", lambda metrics: None
+    )  # for speed
+    monkeypatch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
 
     def make(name):
         return Run.create(tmp_path / name, "test", SMALL, scale="smoke", seed=0)

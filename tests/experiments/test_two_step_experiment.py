@@ -27,8 +27,8 @@ def finished(tmp_path_factory):
     run = Run.create(tmp_path_factory.mktemp("t") / "t", "two_step", SMALL, scale="smoke", seed=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-        patch.setattr(Run, "_write_events", lambda run: None)  # for speed
-        patch.setattr("metarl_lib.runs._code_version", dict)  # for speed
+        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
+        patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
         return run, two_step.run(SMALL, run)
 
 

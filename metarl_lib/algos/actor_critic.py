@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -37,9 +38,12 @@ class ActorCritic(nn.Module):
         action_space: `Discrete`, or a flat `Box`, to whose bounds actions are clipped.
         encoder: from observations to the core's input; None to pass them on.
         log_std: logarithm of the initial standard deviation of continuous actions.
+        value_unit: what the value head counts in. With about the size of a return, the value
+            loss, in squares of it, is about 1 and does not drown the policy's, with which it
+            shares the core.
 
     Raises:
-        ValueError: for a space that is not supported, or sizes that do not fit.
+        ValueError: for a space that is not supported, sizes that do not fit, or a unit <= 0.
     """
 
     low: Tensor
@@ -53,8 +57,11 @@ class ActorCritic(nn.Module):
         *,
         encoder: nn.Module | None = None,
         log_std: float = 0.0,
+        value_unit: float = 1.0,
     ) -> None:
         super().__init__()
+        if not 0 < value_unit < math.inf:
+            raise ValueError(f"value_unit={value_unit}: must be greater than 0 and finite")
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(
                 f"observation_space={observation_space}: must be a flat Box; wrap the environment"
@@ -67,6 +74,7 @@ class ActorCritic(nn.Module):
         self.core = core
         self.encoder = nn.Identity() if encoder is None else encoder
         self.action_space = action_space
+        self.value_unit = value_unit
         if isinstance(action_space, spaces.Discrete):
             outputs = int(action_space.n)
         elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
@@ -110,7 +118,8 @@ class ActorCritic(nn.Module):
         return action.clamp(self.low, self.high)
 
     def _read(self, ys: Tensor) -> tuple[Policy, Tensor]:
-        found, values = self.policy_head(ys), self.value_head(ys).squeeze(-1)
+        found = self.policy_head(ys)
+        values = self.value_unit * self.value_head(ys).squeeze(-1)
         if isinstance(self.action_space, spaces.Discrete):
             return Categorical(logits=found, validate_args=False), values
         normal = Normal(found, self.log_std.exp().expand_as(found), validate_args=False)

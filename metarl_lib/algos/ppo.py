@@ -137,8 +137,9 @@ class PPO:
 
         Returns:
             `return`: mean return of the trials that ended in the segment, NaN if none did;
-            `reward`: mean reward of a step; the losses, `entropy`, and `kl`, how far the policy
-            moved (mean of ρ − 1 − log ρ).
+            `reward`: mean reward of a step; the losses (that of the values in squares of the
+            agent's `value_unit`), `entropy`, and `kl`, how far the policy moved (mean of
+            ρ − 1 − log ρ).
         """
         progress = min(1.0, self.done / self.settings.updates)
         segment, finished = self.collect()
@@ -214,7 +215,7 @@ class PPO:
             s.gae_lambda,
         )
         returns = advantages + segment.values
-        advantages = standardise(advantages)
+        advantages, unit = standardise(advantages), self.model.value_unit
         totals: dict[str, Tensor] = {}
         passes = s.epochs if s.loss == "ppo" else 1
         for _ in range(passes):
@@ -233,7 +234,7 @@ class PPO:
                     policy_loss = ppo_loss(new, old, advantage, s.clip)
                 else:
                     policy_loss = policy_gradient_loss(new, advantage)
-                values_loss = value_loss(out.values, returns[:, rows])
+                values_loss = value_loss(out.values / unit, returns[:, rows] / unit)
                 entropy = out.policy.entropy().mean()
                 loss = policy_loss + s.value_weight * values_loss - entropy_weight * entropy
                 self.optimiser.zero_grad()

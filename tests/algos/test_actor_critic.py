@@ -128,6 +128,20 @@ def test_at_the_start_the_policy_says_next_to_nothing(actions) -> None:
         assert torch.equal(policy.stddev, torch.full((20, 2), -1.5).exp())
 
 
+def test_values_count_in_their_unit() -> None:
+    models = []
+    for unit in (1.0, 250.0):
+        torch.manual_seed(0)
+        models.append(ActorCritic(GRU(3, 6), seen(3), DISCRETE, value_unit=unit))
+    xs = some(4, 2, 3)
+    single, many = (model(xs, model.initial_state(2)) for model in models)
+    torch.testing.assert_close(many.values, 250 * single.values)
+    assert torch.equal(many.policy.logits, single.policy.logits)
+    for unit in (0.0, -1.0, math.inf):
+        with pytest.raises(ValueError, match=f"value_unit={unit}: must be greater than 0"):
+            ActorCritic(GRU(3, 6), seen(3), DISCRETE, value_unit=unit)
+
+
 def test_an_encoder_stands_before_the_core() -> None:
     """Seven numbers go through it into a core of three."""
     torch.manual_seed(0)

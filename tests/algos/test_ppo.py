@@ -112,6 +112,26 @@ def test_all_passes_are_those_of_a_plain_training(core, options) -> None:
     assert [said[n] for n in REPORTED] == pytest.approx(numbers)
 
 
+def test_rewards_and_values_in_another_unit_change_nothing(monkeypatch) -> None:
+    """An agent whose values count in sevens learns from sevenfold rewards what another learns
+    from single ones."""
+    plain = counting(discount=0.9, bootstrap=True)
+    large = counting(discount=0.9, bootstrap=True)
+    step = large.env.step
+
+    def pays_seven_times(*arguments):
+        state, found = step(*arguments)
+        return state, found._replace(reward=7 * found.reward)
+
+    monkeypatch.setattr(large.env, "step", pays_seven_times)
+    large.model.value_unit = 7.0
+    for _ in range(3):
+        said, sevenfold = plain.update(), large.update()
+        assert sevenfold["return"] == pytest.approx(7 * said["return"])
+        assert [sevenfold[n] for n in REPORTED] == pytest.approx([said[n] for n in REPORTED])
+    close(large, plain.model)
+
+
 def test_progress_moves_learning_rate_and_entropy_linearly() -> None:
     ends = {"learning_rate": 0.004, "learning_rate_end": 0.002, "entropy": 0.8, "entropy_end": 0.4}
     training, segment = moved(epochs=1, **ends)

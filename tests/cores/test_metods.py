@@ -1,5 +1,7 @@
 """MetODS: both forms, the closed form of depth one, symmetry, stability, and refusals."""
 
+import os
+import shutil
 from functools import partial
 from itertools import combinations, product
 from math import prod
@@ -265,19 +267,40 @@ def test_the_start_of_a_life_is_the_same_in_every_life(initial) -> None:
     assert "start" in core.state_dict()
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> None:
-    """Traced and differentiated as for a compiler, without one: its own code is checked where
-    it is timed, in benchmarks/metods_layer.py.
-    """
-    trace = partial(torch.compile, backend="aot_eager", fullgraph=True)
-    monkeypatch.setattr(torch, "compile", trace)
-    compiled, eager = make(form=form, depth=2, compile=True), make(form=form, depth=2)
+def is_compiled_like_eager(tolerance, **options) -> None:
+    compiled, eager = make(depth=2, compile=True, **options), make(depth=2, **options)
     assert compiled._update is not eager._update
     xs, state = problem(eager, steps=2)
     expected = slopes(eager, xs, state)
     for name, value in slopes(compiled, xs, state).items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> None:
+    """Traced and differentiated as for a compiler, without one."""
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    trace = partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", trace)
+    is_compiled_like_eager(1e-12, form=form)
+
+
+@pytest.mark.skipif(
+    "METARL_TEST_COMPILE" not in os.environ,
+    reason="a minute of CPU time: set "
+    "METARL_TEST_COMPILE=1 to run it; benchmarks/metods_layer.py checks the same at each run",
+)
+def test_compiled_code_finds_the_same_numbers() -> None:
+    is_compiled_like_eager(1e-9)
+
+
+def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(
+        ValueError, match=r"^compile=True needs a C\+\+ compiler .*leave compile out$"
+    ):
+        MetODS(2, 3, compile=True)
+    MetODS(2, 3)
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,22 @@ def best_of_all_policies(task, rounds):
 @pytest.mark.parametrize("rounds", [1, 2, 5])
 def test_the_optimum_is_the_best_of_all_policies(task, rounds):
     exact = best_of_all_policies(task, rounds) / rounds
-    assert task.optimal_reward(rounds) == pytest.approx(exact, abs=1e-7)
+    assert task.optimal_reward(rounds) == pytest.approx(exact, abs=1e-12)
+
+
+def test_the_optimum_is_the_mean_over_all_evidence():
+    beliefs, total = [(0.5, 1.0)], 0.0  # and how likely they are
+    for _ in range(12):
+        for belief, chance in beliefs:
+            total += chance * (0.26 + 0.48 * max(belief, 1 - belief))
+        after = []
+        for belief, chance in beliefs:
+            for fits in (0.9, 0.1):
+                seen = fits * belief + (1 - fits) * (1 - belief)
+                one = fits * belief / seen
+                after.append((0.975 * one + 0.025 * (1 - one), chance * seen))
+        beliefs = after
+    assert TASK.optimal_reward(12) == pytest.approx(total / 12, abs=1e-9)
 
 
 @pytest.mark.parametrize("task", [TASK, OTHER])

@@ -1,0 +1,151 @@
+"""Time the MetODS layer, forward and backward, in each of its forms.
+
+The problem: 64 rows, depth 4, linear write, 20 steps from the start of a life, with 100 units,
+where memory traffic counts, and with 20, where the number of operations does. The peer is the
+naive form, the layer as the paper writes it, run as it stands. The forms must agree before any
+of them is timed; then they take turns in one process, and the medians of the CPU time of one
+thread are compared, and so is what autograd keeps for the backward pass. Compiled forms need a
+C++ compiler (else they are null) and most of a minute each to start for the first time: with
+`--quick` there is one of them.
+
+    python benchmarks/metods_layer.py [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import time
+
+# glibc returns large blocks to the system at each free unless it is told not to, and reads
+# this when a process starts: so this one starts itself again.
+ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_THRESHOLD_": str(2**30)}
+if __name__ == "__main__" and any(os.environ.get(k) != v for k, v in ALLOCATOR.items()):
+    os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from metarl_lib.cores import Core, MetODS  # noqa: E402
+
+INPUTS, ROWS, DEPTH, STEPS = 20, 64, 4, 20
+EAGER = ("naive", "lazy")
+COMPILED = ("naive+compile", "lazy+compile")
+MIB = 2**20
+
+
+def layer(units: int, form: str) -> MetODS:
+    """The layer in a form; its parameters are the same in all forms."""
+    torch.manual_seed(0)
+    name, *compiled = form.split("+")
+    return MetODS(INPUTS, units, DEPTH, form=name, compile=bool(compiled))
+
+
+def can_compile() -> bool:
+    """Whether this machine has what the layer's `compile` needs."""
+    try:
+        layer(1, COMPILED[0])
+    except ValueError:
+        return False
+    return True
+
+
+def learn(core: Core, xs: Tensor) -> None:
+    """One forward and one backward pass through all steps."""
+    core.zero_grad()
+    ys, state = core.scan(xs, core.initial_state(xs.shape[1]))
+    sum(out.square().mean() for out in (ys, *state)).backward()
+
+
+def check_agreement(cores: dict[str, MetODS], xs: Tensor) -> None:
+    """Raise unless all forms find the same gradients, to the precision of float32."""
+    for core in cores.values():
+        learn(core, xs)
+    first, *others = cores.values()
+    for other in others:
+        for p, q in zip(first.parameters(), other.parameters(), strict=True):
+            scale = float(p.grad.abs().max())
+            torch.testing.assert_close(q.grad, p.grad, rtol=1e-3, atol=1e-3 * scale)
+
+
+def kept_bytes(core: Core, xs: Tensor) -> int:
+    """What autograd keeps from the forward pass for the backward pass, parameters left out."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = core.scan(xs, core.initial_state(xs.shape[1]))
+    for p in core.parameters():
+        kept.pop(p.untyped_storage().data_ptr(), None)
+    del outputs  # until here it holds the storages, so that no address was used twice
+    return sum(kept.values())
+
+
+def seconds_per_step(cores: dict[str, MetODS], xs: Tensor, rounds: int) -> dict[str, float]:
+    """The median CPU time of each form, the forms taking turns."""
+    times: dict[str, list[float]] = {form: [] for form in cores}
+    for turn in range(rounds + 2):
+        for form, core in cores.items():
+            start = time.thread_time()
+            learn(core, xs)
+            if turn >= 2:  # the first two bring memory in from the system
+                times[form].append((time.thread_time() - start) / len(xs))
+    return {form: statistics.median(t) for form, t in times.items()}
+
+
+def measure(units: int, forms: tuple[str, ...], rounds: int) -> dict[str, dict[str, float]]:
+    """Print one line per form; how much faster and smaller than the naive form each is."""
+    torch.compiler.reset()  # else a second size is compiled for every size, which is slower
+    cores = {form: layer(units, form) for form in forms}
+    xs = torch.randn(STEPS, ROWS, INPUTS, generator=torch.Generator().manual_seed(0))
+    check_agreement(cores, xs)
+    seconds = seconds_per_step(cores, xs, rounds)
+    kept = {form: kept_bytes(core, xs) / STEPS / MIB for form, core in cores.items()}
+    found = {}
+    for form in forms:
+        found[form] = {
+            "speed": seconds["naive"] / seconds[form],
+            "memory": kept["naive"] / kept[form],
+        }
+        cells = f"{1e3 * seconds[form]:>10.2f}{found[form]['speed']:>9.2f}{kept[form]:>9.2f}"
+        print(f"{units:<7}{form:<16}{cells}{found[form]['memory']:>8.2f}", flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure, print the table, and end with one line of JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="one compiled form, fewer rounds")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(1)
+    rounds = 5 if quick else 15
+    few = COMPILED[1:] if quick else COMPILED
+    more = () if quick else COMPILED
+    if not can_compile():
+        few = more = ()
+    print(f"forward and backward, {ROWS} rows, depth {DEPTH}; per time step, one thread")
+    print(f"{'units':<7}{'form':<16}{'CPU ms':>10}{'faster':>9}{'MiB kept':>9}{'less':>8}")
+    large = measure(100, EAGER + few, rounds)
+    small = measure(20, EAGER + more, rounds)
+    fast = COMPILED[-1]
+    ratios = {
+        "lazy_vs_naive": large["lazy"]["speed"],
+        "lazy_vs_naive_20": small["lazy"]["speed"],
+        "compiled_vs_naive": large[fast]["speed"] if fast in large else None,
+        "compiled_vs_naive_20": small[fast]["speed"] if fast in small else None,
+        "memory_naive_vs_lazy": large["lazy"]["memory"],
+        "memory_naive_vs_scan": None,
+    }
+    rounded = {name: value and round(value, 2) for name, value in ratios.items()}
+    print(json.dumps({"benchmark": "metods_layer", "ratios": rounded}))
+
+
+if __name__ == "__main__":
+    main()

@@ -89,6 +89,13 @@ LOOKS = {
     "never-learn": Look("never learn", GREY, ":"),
     "threshold": Look("threshold", PURPLE, "-."),
     "exact": Look("exact", BLACK, "--"),
+    "metods-linear-S4": Look("MetODS, S = 4", RED, "-", "D"),
+    "metods-linear-S1": Look("MetODS, S = 1", ORANGE, "--", "s"),
+    "metods-linear-S4-no-alpha": Look("MetODS, no α", PURPLE, "-.", "^"),
+    "metods-vanilla-S4": Look("MetODS, vanilla write", BLACK, ":", "v"),
+    "gru-matched": Look("GRU, as many parameters", BLUE, "--", "P"),
+    "gru-state-matched": Look("GRU, as much memory", SKY, "-.", "X"),
+    "backpropamine": Look("Backpropamine", GREEN, "-", "p"),
 }
 
 

@@ -92,8 +92,14 @@ class Config(Settings):
         check_positive(self, "learning_rate_long")
         for agent in self.agents:
             look_up("agents", agent, CORES)
-        for cell in (*self.cells, *self.lstm_cells):
-            arms_and_pulls(cell)
+        for name in ("cells", "lstm_cells"):
+            found = [arms_and_pulls(cell) for cell in getattr(self, name)]
+            if len(set(found)) < len(found):
+                raise ValueError(f"{name}={','.join(getattr(self, name))}: give each cell once")
+        if self.test_trials < 4:
+            raise ValueError(
+                f"test_trials={self.test_trials}: must be at least 4, half of which fit a readout"
+            )
 
 
 PRESETS = {
@@ -179,7 +185,7 @@ def run(config: Config, run: Run) -> list[Row]:
     tensors = run.tensors()
     rows: list[Row] = []
     log = run.log if not run.stage("tests").finished else None
-    for cell in dict.fromkeys((*config.cells, *config.lstm_cells)):
+    for cell in dict.fromkeys(cell for _, cell, _ in pairs(config)):
         rows += by_hand(config, run.seed, cell, log)
     for agent, cell, variant in pairs(config):
         rows += test(config, run.seed, tensors, agent, cell, variant, log)
@@ -213,7 +219,7 @@ def test(
     Logged by pull: `regret_so_far` and `tried_so_far`.
     """
     model = load_agent(make_agent(config, agent, cell), tensors, variant)
-    env, own = trials(cell), settings(config, cell)
+    env = trials(cell)
     tasks = unseen(config, seed, cell)
     memories: list[Tensor] = []
 
@@ -232,8 +238,16 @@ def test(
     }
     if log is not None:
         curve(log, variant, played.info["regret"], tried(played))
-    budget = own.rows * own.segment * own.updates
-    return [row(variant, metric, value, budget) for metric, value in values.items()]
+    return [row(variant, metric, v, steps(config, agent, cell)) for metric, v in values.items()]
+
+
+def steps(config: Config, agent: str, cell: str) -> int:
+    """Pulls that an agent is trained for, those of the agent that it starts as included."""
+    own, start = settings(config, cell), shorter(config, agent, cell)
+    before = 0
+    if start is not None:
+        before = next(steps(config, agent, c) for _, c, v in pairs(config) if v == start)
+    return before + own.rows * own.segment * own.updates
 
 
 PROBED = 500
@@ -292,13 +306,33 @@ def by_hand(config: Config, seed: int, cell: str, log: Any) -> list[Row]:
         rows.append(row(f"optimal-k{arms}-n{pulls}", "return", bayes_optimal(arms, pulls), 1))
     for place, (name, policy) in enumerate(policies.items()):
         stream = generator(seed, "evaluation", 10 + place)
-        rewards = oracles.simulate(policy, p, pulls, stream)
+        watched = Watched(policy)
+        rewards = oracles.simulate(watched, p, pulls, stream)
         variant = f"{name}-k{arms}-n{pulls}"
         rows.append(row(variant, "return", rewards.sum(0), pulls * config.test_trials))
         if log is not None:
-            missing = p.max(1).values - rewards
+            missing = p.max(1).values - p.gather(1, torch.stack(watched.pulled, 1)).T
             curve(log, variant, missing, None)
     return rows
+
+
+class Watched:
+    """A policy made by hand, and which arms it has pulled: `[B]` for each pull."""
+
+    def __init__(self, policy: oracles.Policy) -> None:
+        self.policy = policy
+        self.pulled: list[Tensor] = []
+
+    def __call__(
+        self,
+        successes: Tensor,
+        failures: Tensor,
+        time: int,
+        pulls: int,
+        generator: torch.Generator,
+    ) -> Tensor:
+        self.pulled.append(self.policy(successes, failures, time, pulls, generator))
+        return self.pulled[-1]
 
 
 def curve(log: Any, variant: str, regret: Tensor, arms: Tensor | None) -> None:

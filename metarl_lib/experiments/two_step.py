@@ -151,7 +151,7 @@ def describe(record: Record, effects: bool = True) -> dict[str, float]:
     `reward_per_round`; `better_choice`, the share of rounds with the better action;
     `stay_<rewarded|unrewarded>_<common|rare>`; and, if wanted, `effect_<term>` of reward,
     transition, their interaction and the better action on staying, in log odds. (These are
-    infinite for an agent that stays with certainty, as the exact one does.)
+    infinite for an agent that stays with certainty, as the exact one does, and then left out.)
     """
     better = record.action == record.good
     found = {
@@ -162,11 +162,14 @@ def describe(record: Record, effects: bool = True) -> dict[str, float]:
     for rewarded, word in enumerate(("unrewarded", "rewarded")):
         for usual, kind in enumerate(("rare", "common")):
             found[f"stay_{word}_{kind}"] = float(stay[rewarded, usual])
-    if effects:
+    if not effects:
+        return found
+    try:
         fit = stay_regression(record.action, record.common, record.reward, better)
-        sizes = dict(zip(STAY_TERMS, fit.coefficient.tolist(), strict=True))
-        found |= {f"effect_{term}": sizes[term] for term in STAY_TERMS[1:]}
-    return found
+    except ValueError:  # there are none to report
+        return found
+    sizes = dict(zip(STAY_TERMS, fit.coefficient.tolist(), strict=True))
+    return found | {f"effect_{term}": sizes[term] for term in STAY_TERMS[1:]}
 
 
 def prediction_errors(config: Config, record: Record, values: Tensor) -> dict[str, float]:

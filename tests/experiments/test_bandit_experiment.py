@@ -70,6 +70,9 @@ def test_more_pulls_than_have_an_index_are_refused() -> None:
     [
         ({"cells": ("5x10", "5")}, "cell '5': write"),
         ({"lstm_cells": ("5",)}, "cell '5': write"),
+        ({"cells": ("5x10", "2x10", "05x10")}, "cells=5x10,2x10,05x10: give each cell once"),
+        ({"lstm_cells": ("5x10", "5x10")}, "lstm_cells=5x10,5x10: give each cell once"),
+        ({"test_trials": 3}, "test_trials=3: must be at least 4"),
         ({"agents": ("gru", "rnn")}, "rnn"),
         ({"units": 0}, "units=0: must be greater than 0"),
         ({"updates_100": 0}, "updates_100=0: must be greater than 0"),
@@ -274,7 +277,7 @@ def test_evaluating_repeats_the_tests_to_the_last_bit(finished, monkeypatch) -> 
     assert bandit.evaluate(SMALL, run.seed, run.tensors()) == tests
     budgets = {row["variant"]: row["budget"] for row in tests}
     assert budgets == {
-        "gru-k2-n4": 4 * 4 * 3, "gru-k3-n4": 4 * 4 * 3, "gru-k3-n12": 4 * 12 * 2,
+        "gru-k2-n4": 4 * 4 * 3, "gru-k3-n4": 4 * 4 * 3, "gru-k3-n12": 4 * 4 * 3 + 4 * 12 * 2,
         "lstm-k3-n4": 4 * 4 * 3,
     }  # fmt: skip
 
@@ -321,6 +324,18 @@ def best_total(arms, pulls):
     return value(((0, 0),) * arms, pulls)
 
 
+def simulated(policy, p, pulls, stream):
+    """The rewards of a policy, and the arms that it pulled, as lists of whole numbers."""
+    chosen = []
+
+    def noted(*now):
+        chosen.append(policy(*now))
+        return chosen[-1]
+
+    rewards = oracles.simulate(noted, p, pulls, stream)
+    return rewards, [arm.tolist() for arm in chosen]
+
+
 def test_agents_made_by_hand_play_the_same_bandits(finished) -> None:
     run, rows, _ = finished
     found, logged = rows_of(rows), run.metrics()
@@ -342,11 +357,12 @@ def test_agents_made_by_hand_play_the_same_bandits(finished) -> None:
             expected["optimal"] = pytest.approx(best_total(arms, pulls))
         for place, (name, policy) in enumerate(policies.items()):
             stream = generator(run.seed, "evaluation", 10 + place)
-            rewards = oracles.simulate(policy, p, pulls, stream)
+            rewards, chosen = simulated(policy, p, pulls, stream)
             expected[name] = pytest.approx(float(rewards.sum()) / 30)
             part = logged[logged["name"] == f"{name}-{end}/regret_so_far"]
-            missing = [float(p.max(1).values.mean()) * (t + 1) - float(rewards[: t + 1].sum()) / 30
-                       for t in range(pulls)]  # fmt: skip
+            missed = [sum(float(max(q) - q[a]) for q, a in zip(p.tolist(), arm, strict=True)) / 30
+                      for arm in chosen]  # fmt: skip
+            missing = np.cumsum(missed).tolist()
             assert part["step"].tolist() == list(range(1, pulls + 1))
             assert part["value"].tolist() == pytest.approx(missing, abs=1e-5)
         measured = {
@@ -357,6 +373,16 @@ def test_agents_made_by_hand_play_the_same_bandits(finished) -> None:
         assert measured == expected
         for name in expected:
             assert budgets[f"{name}-{end}"] == (30 * pulls if name in policies else 1)
+
+
+def test_cells_that_nobody_plays_are_left_out(monkeypatch, tmp_path) -> None:
+    asked = []
+    monkeypatch.setattr(bandit, "train_agent", lambda stage, *rest: stage.save(1, {}))
+    monkeypatch.setattr(bandit, "test", lambda *rest: [])
+    monkeypatch.setattr(bandit, "by_hand", lambda config, seed, cell, log: asked.append(cell) or [])
+    config = replace(SMALL, cells=("2x4",), lstm_cells=("3x4",), agents=("gru",))
+    bandit.run(config, Run.create(tmp_path / "b", "bandit", config, scale="smoke", seed=0))
+    assert asked == ["2x4"]
 
 
 def test_a_long_curve_has_about_forty_points_and_the_last_one() -> None:

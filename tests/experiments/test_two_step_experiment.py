@@ -109,6 +109,14 @@ def test_a_description_is_what_is_counted_round_by_round(agent) -> None:
     assert len({round(value, 3) for value in expected.values()}) == len(expected) == 10
 
 
+def test_the_effects_of_an_agent_that_always_stays_are_left_out() -> None:
+    record = shown()
+    always = record._replace(action=torch.ones_like(record.action))
+    found = describe(always)
+    assert found == describe(always, effects=False)
+    assert found["stay_rewarded_common"] == 1
+
+
 def interleaved(first, second) -> Tensor:
     """Values at the first and the second stage in turn, `[2 T, B]`."""
     return torch.stack([torch.tensor(first), torch.tensor(second)], 1).flatten(0, 1).float()

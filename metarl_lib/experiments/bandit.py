@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,9 +13,9 @@ from metarl_lib.algos import ActorCritic, Settings
 from metarl_lib.cores import GRU, LSTM
 from metarl_lib.envs.bandit import Bandit, BanditTasks
 from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.bandit_readings import Watched, curve, posterior_r2, tried
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_training import (
-    Played,
     last_logged,
     load_agent,
     make_model,
@@ -60,18 +59,16 @@ class Config(Settings):
 
     A cell `5x100` is a bandit with 5 arms and 100 pulls. A segment is a whole trial, so that
     gradients reach back to its first pull. An agent for a longer trial starts as the one
-    trained for the next shorter one with as many arms, if there is one, and learns from
-    advantages that look further ahead, at a smaller rate.
+    trained for the next shorter one with as many arms, if there is one.
     """
 
-    rows: int = option(256, "trials side by side; a quarter of them where they have 500 pulls")
-    minibatches: int = option(4, "parts of the rows in a pass, one gradient step each")
-    learning_rate: float = option(2e-3, "learning rate at the start, of trials with 10 pulls")
-    learning_rate_long: float = option(6e-4, "the same of longer trials")
-    gae_lambda: float = option(0.3, "decay of the advantage estimate, of trials with 10 pulls")
-    gae_lambda_long: float = option(0.95, "the same of longer trials")
-    entropy: float = option(0.02, "weight of the policy's entropy at the start")
-    value_weight: float = option(0.01, "weight of the value loss, whose unit is a squared return")
+    rows: int = option(256, "trials of 100 pulls side by side; as many pulls of others")
+    epochs: int = option(8, "passes over a segment")
+    minibatches: int = option(8, "parts of the rows in a pass, one gradient step each")
+    learning_rate: float = option(3e-3, "learning rate at the start")
+    discount: float = option(1.0, "discount of future rewards")
+    entropy: float = option(0.03, "weight of the policy's entropy at the start")
+    value_unit: float = option(10.0, "pulls that pay, in which values count")
     max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
     whole_trials: bool = option(True, "start a new trial in every row with each segment")
     units: int = option(64, "units of the memory")
@@ -81,15 +78,15 @@ class Config(Settings):
     )
     agents: tuple[str, ...] = option(("gru", "lstm"), "memories: gru, lstm")
     lstm_cells: tuple[str, ...] = option(("5x10", "5x100"), "cells of the LSTM")
-    updates: int = option(2000, "segments that are learned from, of trials with 10 pulls")
-    updates_100: int = option(800, "the same with 100 pulls")
-    updates_500: int = option(100, "the same with 500 pulls")
+    updates: int = option(120, "segments that are learned from, of trials with 10 pulls")
+    updates_100: int = option(300, "the same with 100 pulls")
+    updates_500: int = option(150, "the same with 500 pulls")
     test_trials: int = option(10_000, "trials of a test, on bandits never seen")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "units", "updates_100", "updates_500", "test_trials")
-        check_positive(self, "learning_rate_long")
+        check_positive(self, "value_unit")
         for agent in self.agents:
             look_up("agents", agent, CORES)
         for name in ("cells", "lstm_cells"):
@@ -104,11 +101,11 @@ class Config(Settings):
 
 PRESETS = {
     "smoke": Config(
-        rows=8, minibatches=2, updates=3, epochs=1, units=4, cells=("2x10", "5x10"),
+        rows=2, minibatches=2, updates=3, epochs=1, units=4, cells=("2x10", "5x10"),
         lstm_cells=("5x10",), test_trials=20,
     ),
     "book": Config(
-        updates=300, cells=("5x10",), lstm_cells=(), units=48, test_trials=2000,
+        rows=64, updates=120, cells=("5x10",), lstm_cells=(), units=48, test_trials=2000,
     ),
     "full": Config(),
 }  # fmt: skip
@@ -120,21 +117,14 @@ def trials(cell: str) -> Trial:
 
 
 def settings(config: Config, cell: str) -> Config:
-    """The settings of a cell."""
+    """The settings of a cell: segments of whole trials, and about as many pulls in all of them."""
     _, pulls = arms_and_pulls(cell)
-    if pulls <= 10:
-        return replace(config, segment=pulls)
-    rows, updates = config.rows, config.updates_100
+    parts = config.minibatches
+    rows = parts * max(1, 100 * config.rows // pulls // parts)
+    updates = config.updates if pulls <= 10 else config.updates_100
     if pulls > 100:
-        rows, updates = max(config.minibatches, rows // 4), config.updates_500
-    return replace(
-        config,
-        segment=pulls,
-        rows=rows,
-        updates=updates,
-        learning_rate=config.learning_rate_long,
-        gae_lambda=config.gae_lambda_long,
-    )
+        updates = config.updates_500
+    return replace(config, segment=pulls, rows=rows, updates=updates)
 
 
 def shorter(config: Config, agent: str, cell: str) -> str | None:
@@ -166,7 +156,8 @@ def make_agent(config: Config, agent: str, cell: str, seed: int = 0, index: int 
 
     def build() -> ActorCritic:
         core = CORES[agent](env.observation_space.shape[0], config.units)
-        return ActorCritic(core, env.observation_space, env.action_space)
+        spaces = env.observation_space, env.action_space
+        return ActorCritic(core, *spaces, value_unit=config.value_unit)
 
     return make_model(build, seed, index)
 
@@ -254,38 +245,6 @@ PROBED = 500
 """Trials whose memories are read."""
 
 
-def tried(played: Played) -> Tensor:
-    """How many different arms were pulled up to each pull, `[n, B]`."""
-    arms = int(played.actions.max()) + 1
-    pulled = torch.nn.functional.one_hot(played.actions, arms).cumsum(0) > 0
-    return pulled.sum(-1).float()
-
-
-def posterior_r2(played: Played, memory: Tensor) -> float:
-    """R² of the posterior mean of every arm, read off the memory `[n, b, H]` by least squares.
-
-    The memory of pull t has seen the rewards before t. Half of the trials fit the readout, the
-    other half judge it.
-    """
-    steps, rows, _ = memory.shape
-    actions, rewards = played.actions[:, :rows], played.rewards[:, :rows]
-    arms = int(played.actions.max()) + 1
-    chosen = torch.nn.functional.one_hot(actions, arms).float()
-    paid = (chosen * rewards.unsqueeze(-1)).cumsum(0)
-    count = chosen.cumsum(0)
-    mean = ((paid + 1) / (count + 2))[:-1]
-    x = torch.cat([memory[1:], torch.ones(steps - 1, rows, 1)], -1)
-    half = rows // 2
-    fit = np.linalg.lstsq(
-        x[:, :half].reshape(-1, x.shape[-1]).numpy(), mean[:, :half].reshape(-1, arms).numpy(),
-        rcond=None,
-    )[0]  # fmt: skip
-    target = mean[:, half:].reshape(-1, arms)
-    found = x[:, half:].reshape(-1, x.shape[-1]) @ torch.as_tensor(fit)
-    rest = (target - found).square().sum()
-    return float(1 - rest / (target - target.mean(0)).square().sum().clamp_min(1e-12))
-
-
 def by_hand(config: Config, seed: int, cell: str, log: Any) -> list[Row]:
     """Agents made by hand on the same bandits, and what is known exactly (with a budget of 1)."""
     arms, pulls = arms_and_pulls(cell)
@@ -316,36 +275,6 @@ def by_hand(config: Config, seed: int, cell: str, log: Any) -> list[Row]:
     return rows
 
 
-class Watched:
-    """A policy made by hand, and which arms it has pulled: `[B]` for each pull."""
-
-    def __init__(self, policy: oracles.Policy) -> None:
-        self.policy = policy
-        self.pulled: list[Tensor] = []
-
-    def __call__(
-        self,
-        successes: Tensor,
-        failures: Tensor,
-        time: int,
-        pulls: int,
-        generator: torch.Generator,
-    ) -> Tensor:
-        self.pulled.append(self.policy(successes, failures, time, pulls, generator))
-        return self.pulled[-1]
-
-
-def curve(log: Any, variant: str, regret: Tensor, arms: Tensor | None) -> None:
-    """Log the mean regret so far, at about forty pulls, and how many arms were tried."""
-    total = regret.cumsum(0).mean(1)
-    stride = max(1, len(total) // 40)
-    for t in sorted({*range(0, len(total), stride), len(total) - 1}):
-        values = {f"{variant}/regret_so_far": float(total[t])}
-        if arms is not None:
-            values[f"{variant}/tried_so_far"] = float(arms[t].mean())
-        log(t + 1, values)
-
-
 def unseen(config: Config, seed: int, cell: str) -> BanditTasks:
     """The test bandits of a cell: the same for every agent."""
     arms, pulls = arms_and_pulls(cell)
@@ -358,7 +287,7 @@ EXPERIMENT = Experiment(
     page="book/memory/01_bandits.md",
     claim="A recurrent agent learns to explore bandits nearly as well as can be",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "60 s", "full": "80 min"},
+    cost={"smoke": "10 s", "book": "60 s", "full": "60 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -78,7 +78,7 @@ def test_more_pulls_than_have_an_index_are_refused() -> None:
         ({"updates_100": 0}, "updates_100=0: must be greater than 0"),
         ({"updates_500": 0}, "updates_500=0: must be greater than 0"),
         ({"test_trials": 0}, "test_trials=0: must be greater than 0"),
-        ({"learning_rate_long": -1.0}, "learning_rate_long=-1.0: must be greater than 0"),
+        ({"value_unit": 0.0}, "value_unit=0.0: must be greater than 0"),
         ({"minibatches": 3}, "minibatches=3: must divide"),
     ],
 )
@@ -89,18 +89,21 @@ def test_settings_out_of_range_are_refused_in_one_line(options, words) -> None:
 
 
 def test_longer_trials_have_settings_of_their_own() -> None:
-    """A segment is a whole trial."""
+    """A segment is whole trials, of about as many pulls."""
     config = Config(updates=70, updates_100=30, updates_500=20)
-    assert arms_and_pulls("5x100") == (5, 100)
-    short = replace(config, segment=10)
-    long = replace(config, segment=100, updates=30, learning_rate=6e-4, gae_lambda=0.95)
+    short, long = replace(config, segment=10, rows=2560), replace(config, segment=100, updates=30)
     assert settings(config, "5x10") == short
-    assert settings(config, "5x4") == replace(short, segment=4)
+    assert settings(config, "5x4") == replace(short, segment=4, rows=6400)
     assert settings(config, "2x100") == long
-    assert settings(config, "2x11") == replace(long, segment=11)
-    assert settings(config, "2x500") == replace(long, segment=500, updates=20, rows=64)
-    few = replace(config, rows=8, minibatches=4)
+    assert settings(config, "2x11") == replace(long, segment=11, rows=2320)
+    assert settings(config, "2x500") == replace(long, segment=500, updates=20, rows=48)
+    few = replace(config, rows=4, minibatches=4)
     assert settings(few, "2x500").rows == 4
+    assert settings(few, "2x90").rows == 4
+
+
+def test_values_count_in_the_unit_that_is_asked_for() -> None:
+    assert bandit.make_agent(replace(SMALL, value_unit=7.5), "gru", "3x4").value_unit == 7.5
 
 
 def test_shorter_trials_come_first_and_longer_ones_build_on_them() -> None:
@@ -277,8 +280,8 @@ def test_evaluating_repeats_the_tests_to_the_last_bit(finished, monkeypatch) -> 
     assert bandit.evaluate(SMALL, run.seed, run.tensors()) == tests
     budgets = {row["variant"]: row["budget"] for row in tests}
     assert budgets == {
-        "gru-k2-n4": 4 * 4 * 3, "gru-k3-n4": 4 * 4 * 3, "gru-k3-n12": 4 * 4 * 3 + 4 * 12 * 2,
-        "lstm-k3-n4": 4 * 4 * 3,
+        "gru-k2-n4": 100 * 4 * 3, "gru-k3-n4": 100 * 4 * 3,
+        "gru-k3-n12": 100 * 4 * 3 + 32 * 12 * 2, "lstm-k3-n4": 100 * 4 * 3,
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from metarl_lib.runs import SCALES, config_hash
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "_results"
 NAMES = sorted(path.parent.name for path in RESULTS.glob("*/summary.json"))
-LARGEST = 2**20  # bytes an experiment may publish
+LARGEST = 4 * 2**20  # bytes an experiment may publish
 FOLDERS = re.compile(r"(?<![\w.])/(home|tmp|root|work|Users|mnt|usr)\b|[A-Z]:\\\\")
 
 published = functools.cache(load_published)

@@ -137,10 +137,12 @@ def run(config: Config, run: Run) -> list[Row]:
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
-    """The tests again, from the published agents."""
+    """What the agents that every seed trains do as they are, from the published ones."""
     rows: list[Row] = []
-    for variant in config.trained(seed):
-        rows += test(config, seed, agent_of(config, tensors, variant), variant)
+    for variant in config.variants:
+        if variant not in config.costly:
+            agent = agent_of(config, tensors, variant)
+            rows += _rows(config, variant, as_it_is(config, seed, agent))
     return rows
 
 
@@ -161,11 +163,20 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     `return_wiped`, when memory is made new before each step; `return_without_reward`, when the
     agent is shown no reward; `parameters`.
     """
-    budget = config.rows * config.segment * config.updates
-    played, tasks = _trial(config, seed, agent)
-    alone = played.returns
-    values: dict[str, float | Tensor] = {"return": alone}
+    values = as_it_is(config, seed, agent)
     values["return_sampled"] = _trial(config, seed, agent, greedy=False)[0].returns
+    values["return_wiped"] = _trial(config, seed, agent, wiped=True)[0].returns
+    blind = Trial(TASK, reward_input=False)
+    values["return_without_reward"] = _trial(config, seed, agent, env=blind)[0].returns
+    if isinstance(agent, ActorCritic):
+        values["parameters"] = float(parameters_of(agent))
+    return _rows(config, variant, values)
+
+
+def as_it_is(config: Config, seed: int, agent: Any) -> dict[str, float | Tensor]:
+    """The metrics of `test` that one play of the most likely actions gives."""
+    played, tasks = _trial(config, seed, agent)
+    values: dict[str, float | Tensor] = {"return": played.returns}
     presentation = played.info["presentation"]
     right = torch.stack(
         [
@@ -177,11 +188,11 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     same = (tasks.rewarded > 0.5) == (tasks.other > 0.5)
     values["correct_same_side"] = right[1:, same].mean() if same.any() else 0.0
     values["correct_other_side"] = right[1:, ~same].mean() if (~same).any() else 0.0
-    values["return_wiped"] = _trial(config, seed, agent, wiped=True)[0].returns
-    blind = Trial(TASK, reward_input=False)
-    values["return_without_reward"] = _trial(config, seed, agent, env=blind)[0].returns
-    if isinstance(agent, ActorCritic):
-        values["parameters"] = float(parameters_of(agent))
+    return values
+
+
+def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
+    budget = config.rows * config.segment * config.updates
     return [row(variant, metric, value, budget) for metric, value in values.items()]
 
 

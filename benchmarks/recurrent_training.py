@@ -36,9 +36,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv  # noqa: E402
 
 from metarl_lib.algos import PPO, ActorCritic, Settings, Streams  # noqa: E402
 from metarl_lib.cores import LSTM  # noqa: E402
-from metarl_lib.envs.adapters import SB3VecEnv  # noqa: E402
 from metarl_lib.envs.bandit import Bandit  # noqa: E402
 from metarl_lib.envs.trial import Trial  # noqa: E402
+from metarl_lib.experiments.sb3_recurrent import make_recurrent_ppo  # noqa: E402
 from metarl_lib.oracles import FiniteHorizonGittins, bayes_optimal, gittins, simulate  # noqa: E402
 
 ARMS, ROWS, UNITS, EPOCHS = 5, 128, 48, 4
@@ -82,18 +82,22 @@ class PlainBandit(gymnasium.Env):
         return seen, reward, ended, False, {}
 
 
-def ours(pulls: int, minibatches: int, start: PPO | None = None, unit: float = 1.0) -> PPO:
-    """Our trainer on whole trials; `start` is one whose agent goes on."""
-    env = Trial(Bandit(ARMS, pulls))
+def settings(pulls: int, minibatches: int) -> Settings:
+    """Of a training on whole trials; with several minibatches also more epochs."""
     epochs = EPOCHS if minibatches == 1 else MORE
-    settings = replace(SETTINGS, segment=pulls, minibatches=minibatches, epochs=epochs)
+    return replace(SETTINGS, segment=pulls, minibatches=minibatches, epochs=epochs)
+
+
+def ours(pulls: int, minibatches: int, start: PPO | None = None, unit: float = 1.0) -> PPO:
+    """Our trainer; `start` is one whose agent goes on."""
+    env = Trial(Bandit(ARMS, pulls))
     torch.manual_seed(0)
     core = LSTM(env.observation_space.shape[0], UNITS)
     model = ActorCritic(core, env.observation_space, env.action_space, value_unit=unit)
     if start is not None:
         model.load_state_dict(start.model.state_dict())
     streams = Streams(*(torch.Generator().manual_seed(i) for i in range(4)))
-    return PPO(env, model, settings, streams)
+    return PPO(env, model, settings(pulls, minibatches), streams)
 
 
 def peer(
@@ -105,32 +109,11 @@ def peer(
     one_lstm: bool = False,
 ) -> RecurrentPPO:
     """The peer with the same settings."""
-    venv: VecEnv = (
-        DummyVecEnv([lambda: PlainBandit(pulls)] * ROWS)
-        if own_env
-        else SB3VecEnv(Trial(Bandit(ARMS, pulls)), ROWS, seed=0)
-    )
-    policy = {"net_arch": [], "lstm_hidden_size": UNITS}
-    if one_lstm:
-        policy |= {"shared_lstm": True, "enable_critic_lstm": False}
-    s = SETTINGS
-    model = RecurrentPPO(
-        "MlpLstmPolicy",
-        venv,
-        n_steps=pulls,
-        batch_size=ROWS * pulls // minibatches,
-        n_epochs=EPOCHS if minibatches == 1 else MORE,
-        learning_rate=s.learning_rate,
-        gamma=s.discount,
-        gae_lambda=s.gae_lambda,
-        clip_range=s.clip,
-        ent_coef=s.entropy,
-        vf_coef=s.value_weight,
-        max_grad_norm=s.max_grad_norm,
-        policy_kwargs=policy,
-        seed=0,
-        device="cpu",
-    )
+    env: Trial | VecEnv = Trial(Bandit(ARMS, pulls))
+    if own_env:
+        env = DummyVecEnv([lambda: PlainBandit(pulls)] * ROWS)
+    policy = {"shared_lstm": True, "enable_critic_lstm": False} if one_lstm else {}
+    model = make_recurrent_ppo(env, settings(pulls, minibatches), UNITS, 0, **policy)
     if start is not None:
         model.policy.load_state_dict(start.policy.state_dict())
     return model

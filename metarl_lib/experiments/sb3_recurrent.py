@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from tqdm import tqdm
 
@@ -49,19 +50,23 @@ class Curve(BaseCallback):
         self.bar.close()
 
 
-def make_recurrent_ppo(env: BatchedEnv, settings: Settings, units: int, seed: int) -> RecurrentPPO:
+def make_recurrent_ppo(
+    env: BatchedEnv | VecEnv, settings: Settings, units: int, seed: int, **policy: Any
+) -> RecurrentPPO:
     """RecurrentPPO with our settings: one LSTM for the policy, one for the value function.
 
     Args:
-        env: the trials; one episode of Stable-Baselines3 is one whole trial.
+        env: the trials, or as many of them as `settings.rows` in a vector environment; one
+            episode of Stable-Baselines3 is one whole trial.
         settings: rows, segment, epochs, minibatches (as many steps in each), rates and weights.
         units: of both LSTMs; two linear heads read them.
         seed: of everything.
+        policy: further arguments of its `MlpLstmPolicy`.
     """
     span = settings.learning_rate - settings.learning_rate_end
     return RecurrentPPO(
         "MlpLstmPolicy",
-        SB3VecEnv(env, settings.rows, seed=seed),
+        env if isinstance(env, VecEnv) else SB3VecEnv(env, settings.rows, seed=seed),
         n_steps=settings.segment,
         batch_size=settings.rows * settings.segment // settings.minibatches,
         n_epochs=settings.epochs,
@@ -72,7 +77,7 @@ def make_recurrent_ppo(env: BatchedEnv, settings: Settings, units: int, seed: in
         ent_coef=settings.entropy,
         vf_coef=settings.value_weight,
         max_grad_norm=settings.max_grad_norm,
-        policy_kwargs={"net_arch": [], "lstm_hidden_size": units},
+        policy_kwargs={"net_arch": [], "lstm_hidden_size": units} | policy,
         seed=seed,
         device="cpu",
     )

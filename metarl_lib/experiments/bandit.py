@@ -67,7 +67,7 @@ class Config(Settings):
     minibatches: int = option(8, "parts of the rows in a pass, one gradient step each")
     learning_rate: float = option(3e-3, "learning rate at the start")
     discount: float = option(1.0, "discount of future rewards")
-    entropy: float = option(0.03, "weight of the policy's entropy at the start")
+    entropy: float = option(0.1, "weight of the policy's entropy at the start, over the arms")
     value_unit: float = option(10.0, "pulls that pay, in which values count")
     max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
     whole_trials: bool = option(True, "start a new trial in every row with each segment")
@@ -78,9 +78,9 @@ class Config(Settings):
     )
     agents: tuple[str, ...] = option(("gru", "lstm"), "memories: gru, lstm")
     lstm_cells: tuple[str, ...] = option(("5x10", "5x100"), "cells of the LSTM")
-    updates: int = option(120, "segments that are learned from, of trials with 10 pulls")
-    updates_100: int = option(300, "the same with 100 pulls")
-    updates_500: int = option(150, "the same with 500 pulls")
+    updates: int = option(150, "segments that are learned from, of trials with 10 pulls")
+    updates_100: int = option(150, "the same with 100 pulls")
+    updates_500: int = option(75, "the same with 500 pulls")
     test_trials: int = option(10_000, "trials of a test, on bandits never seen")
 
     def __post_init__(self) -> None:
@@ -105,7 +105,7 @@ PRESETS = {
         lstm_cells=("5x10",), test_trials=20,
     ),
     "book": Config(
-        rows=64, updates=120, cells=("5x10",), lstm_cells=(), units=48, test_trials=2000,
+        rows=64, updates=150, cells=("5x10",), lstm_cells=(), units=48, test_trials=2000,
     ),
     "full": Config(),
 }  # fmt: skip
@@ -118,13 +118,16 @@ def trials(cell: str) -> Trial:
 
 def settings(config: Config, cell: str) -> Config:
     """The settings of a cell: segments of whole trials, and about as many pulls in all of them."""
-    _, pulls = arms_and_pulls(cell)
+    arms, pulls = arms_and_pulls(cell)
     parts = config.minibatches
     rows = parts * max(1, 100 * config.rows // pulls // parts)
     updates = config.updates if pulls <= 10 else config.updates_100
     if pulls > 100:
         updates = config.updates_500
-    return replace(config, segment=pulls, rows=rows, updates=updates)
+    entropy, end = config.entropy / arms, config.entropy_end / arms
+    return replace(
+        config, segment=pulls, rows=rows, updates=updates, entropy=entropy, entropy_end=end
+    )
 
 
 def shorter(config: Config, agent: str, cell: str) -> str | None:
@@ -287,7 +290,7 @@ EXPERIMENT = Experiment(
     page="book/memory/01_bandits.md",
     claim="A recurrent agent learns to explore bandits nearly as well as can be",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "60 s", "full": "60 min"},
+    cost={"smoke": "10 s", "book": "60 s", "full": "40 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -90,8 +90,9 @@ def test_settings_out_of_range_are_refused_in_one_line(options, words) -> None:
 
 def test_longer_trials_have_settings_of_their_own() -> None:
     """A segment is whole trials, of about as many pulls."""
-    config = Config(updates=70, updates_100=30, updates_500=20)
-    short, long = replace(config, segment=10, rows=2560), replace(config, segment=100, updates=30)
+    config = Config(updates=70, updates_100=30, updates_500=20, entropy=0.3, entropy_end=0.1)
+    short = replace(config, segment=10, rows=2560, entropy=0.06, entropy_end=0.02)
+    long = replace(config, segment=100, updates=30, entropy=0.15, entropy_end=0.05)
     assert settings(config, "5x10") == short
     assert settings(config, "5x4") == replace(short, segment=4, rows=6400)
     assert settings(config, "2x100") == long

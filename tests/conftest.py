@@ -1,5 +1,6 @@
 """What every test shares: shapes are checked at run time, one thread, no window."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,3 +19,7 @@ sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -45,6 +45,14 @@ def test_the_plain_bandit_is_that_of_the_trial(script) -> None:
     assert pays == pytest.approx(0.5, abs=0.03)
 
 
+def test_segments_have_equally_many_pulls_where_the_goal_counts(script) -> None:
+    for pulls in (10, 100):
+        chosen = script.settings(pulls, script.MORE)
+        assert chosen.rows * chosen.segment == script.ROWS * 100
+        assert script.settings(pulls, 1).rows == script.ROWS
+    assert script.peer(10, script.MORE, own_env=True).n_envs == 10 * script.ROWS
+
+
 def test_learners_go_on_from_the_stage_before(script) -> None:
     short = script.ours(3, 1)
     later = script.ours(4, 1, short, unit=10.0)

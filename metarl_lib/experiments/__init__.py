@@ -2,6 +2,7 @@
 
 from metarl_lib.experiments import (
     digits,
+    harlow,
     layerwise,
     perturbation_noise,
     teacher_student,
@@ -21,5 +22,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         update_rule.EXPERIMENT,
         layerwise.EXPERIMENT,
         two_step.EXPERIMENT,
+        harlow.EXPERIMENT,
     )
 }

@@ -40,6 +40,7 @@ TINY = {
     },
     "layerwise": {"steps": 4, "rollouts": 2, "search_tasks": 2},
     "two_step": {"segment": 12, "updates": 2},
+    "harlow": {"variants": ("metods-linear-S1", "lstm"), "updates": 1, "test_trials": 4},
 }
 
 

@@ -81,7 +81,7 @@ class Config(Settings):
     gae_lambda: float = option(1.0, "decay of the advantage estimate")
     entropy: float = option(0.06, "weight of the policy's entropy at the start")
     value_weight: float = option(0.4, "weight of the value loss")
-    num_units: int = option(20, "N of the cells that rewrite their weights")
+    num_units: int = option(20, "units of the cells that rewrite their weights")
     gru_units: int = option(64, "units of the gated cells that are not matched to them")
     compile: bool = option(False, "compile the MetODS step; needs a C++ compiler")
     variants: tuple[str, ...] = option(tuple(CORES), "agents to train")
@@ -103,7 +103,7 @@ class Config(Settings):
 
 PRESETS = {
     "smoke": Config(
-        rows=4, segment=12, updates=2, epochs=1, num_units=4, gru_units=4, test_trials=8,
+        rows=4, segment=12, updates=2, epochs=1, num_units=4, gru_units=4, test_trials=40,
     ),
     "book": Config(rows=64, updates=60, gru_units=32, test_trials=500,
                    variants=("metods-linear-S4", "gru")),

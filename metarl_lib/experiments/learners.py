@@ -300,7 +300,7 @@ def learn_finite(learn: Callable[[], object], model: OnPolicyAlgorithm, stage: S
     """
     try:
         learn()
-    except ValueError:  # what torch's distributions raise for NaN
+    except (ValueError, RuntimeError):  # what torch says to NaN, with and without its checks
         stage.check_finite(model.num_timesteps, policy_size(model))
         raise
     stage.check_finite(model.num_timesteps, policy_size(model))

@@ -191,7 +191,10 @@ def test_a_training_depends_on_its_seed_and_index(new_run) -> None:
     assert not torch.equal(found[0], found[2])
 
 
-def test_weights_that_are_no_numbers_stop_the_run(new_run, monkeypatch) -> None:
+@pytest.mark.parametrize("checked", [True, False])
+def test_weights_that_are_no_numbers_stop_the_run(new_run, monkeypatch, checked) -> None:
+    """Also where torch's distributions do not check what they are given, as once it compiled."""
+    monkeypatch.setattr(torch.distributions.Distribution, "_validate_args", checked)
     real = SB3VecEnv.step_wait
 
     def step_wait(venv):

@@ -80,7 +80,7 @@ PRESETS = {
     "book": Config(
         samples=32, steps=50, rows=32, rollouts=20, recurrent_rows=16, recurrent_rollouts=10,
         synapse_rows=2, synapse_rollouts=5,
-        epochs=4, test_tasks=32, search_tasks=16, rates=(1e-2, 3e-2, 1e-1),
+        epochs=4, test_tasks=32, search_tasks=16, rates=(3e-3, 1e-2, 3e-2, 1e-1),
         conditions=("held_out", "width_4x"),
     ),
     "full": Config(),

@@ -10,7 +10,8 @@ from plain_training import runs_again_for_nothing
 
 from metarl_lib.envs.weight_space import WeightSpace
 from metarl_lib.experiments import EXPERIMENTS
-from metarl_lib.experiments.rule_comparison import CONDITIONS, LEARNED
+from metarl_lib.experiments.hand_made import HAND_MADE, tuned_rates
+from metarl_lib.experiments.rule_comparison import CONDITIONS, LEARNED, environment
 from metarl_lib.experiments.update_rule import Config, evaluate, settings
 from metarl_lib.experiments.update_rule import run as run_experiment
 from metarl_lib.runs import Run
@@ -154,3 +155,15 @@ def test_a_second_run_of_a_finished_folder_logs_and_learns_nothing(finished, mon
     run, rows, _ = finished
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
     runs_again_for_nothing(run, rows, SMALL, run_experiment, monkeypatch)
+
+
+def test_the_book_has_a_rate_for_every_rule_made_by_hand(tmp_path, monkeypatch) -> None:
+    """As its page is built: nothing but the searches, which refuse where all rates diverge."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
+    config = EXPERIMENTS["update_rule"].config("book")
+    run = Run.create(tmp_path / "book", "update_rule", config, scale="book", seed=0)
+    for condition in config.conditions:
+        stage, env = run.stage(condition), environment(config, condition)
+        tuned_rates(stage, env, HAND_MADE, config, 0, CONDITIONS.index(condition))
+        assert stage.tensors["rates"].shape == (len(HAND_MADE),)
+        assert (stage.tensors["rates"] > 0).all()

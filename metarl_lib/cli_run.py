@@ -11,7 +11,7 @@ from metarl_lib.execution import execute, find_experiment, recorded
 from metarl_lib.experiments import EXPERIMENTS, Experiment
 from metarl_lib.experiments.base import parse_field
 from metarl_lib.files import StorageError, damaged, read_json
-from metarl_lib.folder import stage_tensors
+from metarl_lib.folder import check_finished, stage_tensors
 from metarl_lib.jobs import Job, parse_seeds
 from metarl_lib.runs import SCALES, Run, config_hash
 from metarl_lib.sweeps import sweep
@@ -115,9 +115,8 @@ def evaluate_run(options: argparse.Namespace, extra: list[str]) -> int:
     experiment, config, header = recorded(folder)
     if header["hash"] != config_hash(experiment.name, config):
         raise UsageError(f"{folder} was made by another version of {experiment.name!r}")
+    check_finished(folder)
     path = folder / "results.json"
-    if not path.exists():
-        raise UsageError(f"{folder} is not finished: continue it with metarl run --resume {folder}")
     try:
         before = {(row["variant"], row["metric"]): row["value"] for row in read_json(path)}
     except (KeyError, TypeError):

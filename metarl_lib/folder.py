@@ -17,6 +17,11 @@ STATE = {"stages": dict, "rows": int, "cpu_seconds": (int, float)}
 RECORD = {"step": int, "values": dict, "finished": bool, "file": (str, type(None))}
 
 
+def is_vacant(folder: Path) -> bool:
+    """Whether nothing is in a folder but what a start that was killed may leave."""
+    return all(path.name == ".config.json.partial" for path in folder.iterdir())
+
+
 def read_header(folder: Path) -> dict[str, Any]:
     """What `config.json` says: experiment, scale, seed, hash and config.
 
@@ -29,6 +34,16 @@ def read_header(folder: Path) -> dict[str, Any]:
     header: dict[str, Any] = read_json(path)
     _check(path, header, HEADER)
     return header
+
+
+def check_finished(folder: Path) -> None:
+    """Refuse a run folder without results.
+
+    Raises:
+        ValueError: with the command that continues the run.
+    """
+    if not (folder / "results.json").exists():
+        raise ValueError(f"{folder} is not finished: continue it with metarl run --resume {folder}")
 
 
 def read_state(folder: Path) -> dict[str, Any]:

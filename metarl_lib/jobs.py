@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metarl_lib.experiments import EXPERIMENTS
-from metarl_lib.folder import read_header, read_state
+from metarl_lib.folder import is_vacant, read_header, read_state
 from metarl_lib.runs import Run, config_hash
 
 COMMAND = (sys.executable, "-m", "metarl_lib.cli")
@@ -119,7 +119,7 @@ def _other_contents(job: Job) -> str:
             if (header["hash"], header["scale"], header["seed"]) != wanted:
                 return "a run of another configuration, scale or seed"
     elif job.folder.is_dir():
-        if any(path.name != ".config.json.partial" for path in job.folder.iterdir()):
+        if not is_vacant(job.folder):
             return "something else than a run"
     elif job.folder.exists():
         return "a file"

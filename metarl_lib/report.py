@@ -16,7 +16,10 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from torch import Tensor
 
-from metarl_lib.runs import SCALES, portable, read_json, stage_tensors, write_atomically, write_json
+from metarl_lib.files import read_json, write_atomically, write_json
+from metarl_lib.folder import check_finished, read_header, stage_tensors
+from metarl_lib.provenance import portable
+from metarl_lib.runs import SCALES
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
@@ -159,7 +162,9 @@ def publish(runs: Sequence[Path], folder: Path) -> Path:
         ValueError: for no runs, an unfinished one, two of one seed, runs whose configurations
             differ, or a smaller scale than is published already; nothing is written then.
     """
-    headers = [_read_header(path) for path in runs]
+    headers = [read_header(path) for path in runs]
+    for path in runs:
+        check_finished(path)
     if not headers:
         raise ValueError("no run folders given: name at least one finished run")
     kinds = {(h["experiment"], h["hash"], h["scale"]) for h in headers}
@@ -307,15 +312,6 @@ def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float 
 def load_checkpoint(name: str, folder: Path | None = None) -> dict[str, Tensor]:
     """The tensors published beside an experiment's results."""
     return load_file((folder or results_folder()) / name / "checkpoint.safetensors")
-
-
-def _read_header(path: Path) -> dict[str, Any]:
-    if not (path / "config.json").exists():
-        raise ValueError(f"{path} is not a run folder: it has no config.json")
-    if not (path / "results.json").exists():
-        raise ValueError(f"{path} is not finished: continue it with metarl run --resume {path}")
-    header: dict[str, Any] = read_json(path / "config.json")
-    return header
 
 
 def _refuse_smaller_scale(target: Path, scale: str) -> None:

@@ -33,10 +33,15 @@ from metarl_lib.files import (
     write_atomically,
     write_json,
 )
-from metarl_lib.folder import load_checkpoint, read_header, read_state, stage_tensors
+from metarl_lib.folder import (
+    is_vacant,
+    load_checkpoint,
+    read_header,
+    read_state,
+    stage_tensors,
+)
 from metarl_lib.metrics import Metrics
 from metarl_lib.provenance import config_hash, now, provenance
-from metarl_lib.provenance import portable as portable  # what `report` imports from here
 
 SCALES = ("smoke", "book", "full")
 STREAMS = ("init", "tasks", "environment", "actions", "minibatches", "evaluation", "tuning")
@@ -95,7 +100,7 @@ class Run:
             FileExistsError: when the folder holds something.
             StorageError: when it cannot be written.
         """
-        if folder.exists() and any(p.name != ".config.json.partial" for p in folder.iterdir()):
+        if folder.exists() and not is_vacant(folder):
             raise FileExistsError(
                 f"{folder} is not empty: choose another --out, or continue it with --resume"
             )

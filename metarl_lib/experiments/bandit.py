@@ -85,8 +85,7 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "units", "updates_100", "updates_500", "test_trials")
-        check_positive(self, "value_unit")
+        check_positive(self, "units", "updates_100", "updates_500", "test_trials", "value_unit")
         for agent in self.agents:
             look_up("agents", agent, CORES)
         for name in ("cells", "lstm_cells"):
@@ -168,10 +167,8 @@ def make_agent(config: Config, agent: str, cell: str, seed: int = 0, index: int 
 def run(config: Config, run: Run) -> list[Row]:
     """One seed: train an agent for each cell, and hold it against agents made by hand."""
     for index, (agent, cell, variant) in enumerate(pairs(config)):
-        model, start = (
-            make_agent(config, agent, cell, run.seed, index),
-            shorter(config, agent, cell),
-        )
+        model = make_agent(config, agent, cell, run.seed, index)
+        start = shorter(config, agent, cell)
         if start is not None:
             model.load_state_dict(run.stage(start).tensors)
         own = settings(config, cell)
@@ -222,17 +219,19 @@ def test(
 
     played = play(env, model, tasks, generator(seed, "evaluation", 1), watch=watch)
     sampled = play(env, model, tasks, generator(seed, "evaluation", 2), greedy=False)
+    regret, arms = played.info["regret"], tried(played)
     values: dict[str, Tensor | float] = {
         "return": played.returns,
         "return_sampled": sampled.returns,
-        "regret": played.info["regret"].sum(0),
-        "arms_tried": tried(played)[-1],
+        "regret": regret.sum(0),
+        "arms_tried": arms[-1],
         "posterior_r2": posterior_r2(played, torch.stack(memories)),
         "parameters": float(parameters_of(model)),
     }
     if log is not None:
-        curve(log, variant, played.info["regret"], tried(played))
-    return [row(variant, metric, v, steps(config, agent, cell)) for metric, v in values.items()]
+        curve(log, variant, regret, arms)
+    budget = steps(config, agent, cell)
+    return [row(variant, metric, value, budget) for metric, value in values.items()]
 
 
 def steps(config: Config, agent: str, cell: str) -> int:

@@ -207,8 +207,8 @@ def _trial(
 def strategies(config: Config, seed: int) -> list[Row]:
     """The returns of the scripted strategies on the same trials."""
     rows = []
+    tasks = ENV.sample_tasks(config.test_trials, generator(seed, "evaluation", 0), "test")
     for place, (name, strategy) in enumerate(STRATEGIES.items()):
-        tasks = ENV.sample_tasks(config.test_trials, generator(seed, "evaluation", 0), "test")
         stream = generator(seed, "evaluation", 2 + place)
         returns = play_strategy(TASK, strategy, tasks, stream)
         rows.append(row(name.replace(" ", "-"), "return", returns, config.test_trials))

@@ -1,5 +1,6 @@
-"""What the tests of the benchmarks share: a quick run of a script."""
+"""What the tests of the benchmarks share: the script as a module, and a quick run of it."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,6 +10,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script(request):
+    """The benchmark that a file `test_<name>_benchmark.py` is about, as a module."""
+    name = request.path.stem.removeprefix("test_").removesuffix("_benchmark")
+    path = ROOT / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_of_{name}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The benchmark that kills: nothing is lost in twenty kills, and it would see if it were."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -9,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import pytest
 from safetensors.torch import load_file, save_file
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,14 +30,6 @@ def test_twenty_kills_lose_nothing() -> None:
     assert result["ratios"]["kills"] == 20
     assert result["ratios"]["equal"] == 1.0
     assert result["ratios"]["places"] >= 8
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_of_kills", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_it_sees_every_difference(script, tmp_path) -> None:

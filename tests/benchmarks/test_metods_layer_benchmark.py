@@ -1,22 +1,9 @@
 """The benchmark of the MetODS layer runs, compares equals, and counts what it says it counts."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from metarl_lib.cores import Core
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "metods_layer.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_of_metods_layer", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Squares(Core):

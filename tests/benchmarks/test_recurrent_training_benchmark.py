@@ -1,24 +1,11 @@
 """The benchmark of recurrent training: all learn one task, and the table says what was found."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from metarl_lib.envs.bandit import Bandit, BanditTasks
 from metarl_lib.envs.trial import Trial
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "recurrent_training.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_of_training", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_plain_bandit_is_that_of_the_trial(script) -> None:

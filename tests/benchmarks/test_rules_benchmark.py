@@ -1,23 +1,10 @@
 """The benchmark of the rules runs, its peer takes the same step, and its last line is JSON."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 import torch
 
 from metarl_lib.datasets import teacher_student
 from metarl_lib.rules import Network
-
-SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "rules.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_of_rules", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.mark.parametrize("rule", ["wp", "np"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -59,7 +59,9 @@ class Config(Settings):
 
     A cell `5x100` is a bandit with 5 arms and 100 pulls. A segment is a whole trial, so that
     gradients reach back to its first pull. An agent for a longer trial starts as the one
-    trained for the next shorter one with as many arms, if there is one.
+    trained for the next shorter one with as many arms, if there is one. Fields that end with
+    `_500` stand for those without in trials of more than 100 pulls: there a critic that does
+    not discount is wrong for too long, and ruins what the shorter trials have taught.
     """
 
     rows: int = option(256, "trials of 100 pulls side by side; as many pulls of others")
@@ -80,12 +82,22 @@ class Config(Settings):
     lstm_cells: tuple[str, ...] = option(("5x10", "5x100"), "cells of the LSTM")
     updates: int = option(150, "segments that are learned from, of trials with 10 pulls")
     updates_100: int = option(150, "the same with 100 pulls")
-    updates_500: int = option(75, "the same with 500 pulls")
+    updates_500: int = option(50, "the same with 500 pulls")
+    epochs_500: int = option(4, "passes over a segment with 500 pulls")
+    minibatches_500: int = option(2, "parts of the rows in a pass with 500 pulls")
+    learning_rate_500: float = option(5e-4, "learning rate at the start with 500 pulls")
+    discount_500: float = option(0.99, "discount of future rewards with 500 pulls")
+    entropy_500: float = option(0.025, "weight of the entropy at the start with 500 pulls")
     test_trials: int = option(10_000, "trials of a test, on bandits never seen")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "units", "updates_100", "updates_500", "test_trials", "value_unit")
+        check_positive(self, "units", "updates_100", "test_trials", "value_unit")
+        check_positive(self, *(f"{name}_500" for name in ("updates", "epochs", "minibatches")))
+        try:
+            Settings(rows=self.minibatches_500, **self.of_long_trials())
+        except ValueError as error:
+            raise ValueError(f"in trials of 500 pulls, {error}") from None
         for agent in self.agents:
             look_up("agents", agent, CORES)
         for name in ("cells", "lstm_cells"):
@@ -96,6 +108,11 @@ class Config(Settings):
             raise ValueError(
                 f"test_trials={self.test_trials}: must be at least 4, half of which fit a readout"
             )
+
+    def of_long_trials(self) -> dict[str, Any]:
+        """The settings that long trials have of their own, under their plain names."""
+        names = [f.name for f in fields(self) if f.name.endswith("_500")]
+        return {name.removesuffix("_500"): getattr(self, name) for name in names}
 
 
 PRESETS = {
@@ -118,15 +135,12 @@ def trials(cell: str) -> Trial:
 def settings(config: Config, cell: str) -> Config:
     """The settings of a cell: segments of whole trials, and about as many pulls in all of them."""
     arms, pulls = arms_and_pulls(cell)
-    parts = config.minibatches
-    rows = parts * max(1, 100 * config.rows // pulls // parts)
-    updates = config.updates if pulls <= 10 else config.updates_100
+    own = replace(config, updates=config.updates if pulls <= 10 else config.updates_100)
     if pulls > 100:
-        updates = config.updates_500
-    entropy, end = config.entropy / arms, config.entropy_end / arms
-    return replace(
-        config, segment=pulls, rows=rows, updates=updates, entropy=entropy, entropy_end=end
-    )
+        own = replace(config, rows=config.minibatches_500, **config.of_long_trials())
+    rows = own.minibatches * max(1, 100 * config.rows // pulls // own.minibatches)
+    entropy, end = own.entropy / arms, own.entropy_end / arms
+    return replace(own, segment=pulls, rows=rows, entropy=entropy, entropy_end=end)
 
 
 def shorter(config: Config, agent: str, cell: str) -> str | None:

@@ -79,6 +79,8 @@ def test_more_pulls_than_have_an_index_are_refused() -> None:
         ({"updates_500": 0}, "updates_500=0: must be greater than 0"),
         ({"test_trials": 0}, "test_trials=0: must be greater than 0"),
         ({"value_unit": 0.0}, "value_unit=0.0: must be greater than 0"),
+        ({"minibatches_500": 0}, "minibatches_500=0: must be greater than 0"),
+        ({"discount_500": 1.5}, "in trials of 500 pulls, discount=1.5: must lie between 0 and 1"),
         ({"minibatches": 3}, "minibatches=3: must divide"),
     ],
 )
@@ -97,8 +99,15 @@ def test_longer_trials_have_settings_of_their_own() -> None:
     assert settings(config, "5x4") == replace(short, segment=4, rows=6400)
     assert settings(config, "2x100") == long
     assert settings(config, "2x11") == replace(long, segment=11, rows=2320)
-    assert settings(config, "2x500") == replace(long, segment=500, updates=20, rows=48)
-    few = replace(config, rows=4, minibatches=4)
+    longest = replace(
+        long, segment=500, updates=20, rows=50, epochs=4, minibatches=2, learning_rate=5e-4,
+        discount=0.99, entropy=0.0125,
+    )  # fmt: skip
+    assert settings(config, "2x500") == longest
+    assert settings(replace(config, minibatches_500=25, epochs_500=3), "2x101") == replace(
+        longest, segment=101, rows=250, minibatches=25, epochs=3, minibatches_500=25, epochs_500=3
+    )
+    few = replace(config, rows=4, minibatches=4, minibatches_500=4)
     assert settings(few, "2x500").rows == 4
     assert settings(few, "2x90").rows == 4
 

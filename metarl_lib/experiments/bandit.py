@@ -34,6 +34,9 @@ CORES = {"gru": GRU, "lstm": LSTM}
 EXACT = {(2, 10), (5, 10), (10, 10), (50, 10), (2, 100)}
 """Cells (k, n) whose optimum dynamic programming can find."""
 
+MANY, SELDOM = 10, -2.0
+"""More arms than these are learned from fewer; the logit of an arm that is new then."""
+
 UCB, EPSILON = 0.2, 0.05
 """The constant of the upper bounds, and the share of random pulls of ε-greedy."""
 
@@ -59,7 +62,8 @@ class Config(Settings):
 
     A cell `5x100` is a bandit with 5 arms and 100 pulls. A segment is a whole trial, so that
     gradients reach back to its first pull. An agent for a longer trial starts as the one
-    trained for the next shorter one with as many arms, if there is one. Fields that end with
+    trained for the next shorter one with as many arms, if there is one; an agent for more than
+    10 arms, as the one for the next fewer with as many pulls, which it widens. Fields that end with
     `_500` stand for those without in trials of more than 100 pulls: there a critic that does
     not discount is wrong for too long, and ruins what the shorter trials have taught.
     """
@@ -143,27 +147,52 @@ def settings(config: Config, cell: str) -> Config:
     return replace(own, segment=pulls, rows=rows, entropy=entropy, entropy_end=end)
 
 
-def shorter(config: Config, agent: str, cell: str) -> str | None:
-    """The variant whose agent that of a cell starts as: the next shorter one with its arms."""
+def started_as(config: Config, agent: str, cell: str) -> str | None:
+    """The cell of the agent that a cell's agent starts as, if there is one."""
     arms, pulls = arms_and_pulls(cell)
-    found = [
-        (other_pulls, variant)
-        for other, other_cell, variant in pairs(config)
-        for other_arms, other_pulls in [arms_and_pulls(other_cell)]
-        if other == agent and other_arms == arms and other_pulls < pulls
-    ]
-    return max(found)[1] if found else None
+    sizes = [arms_and_pulls(c) for a, c, _ in pairs(config) if a == agent]
+    shorter = max((n for k, n in sizes if k == arms and n < pulls), default=None)
+    fewer = max((k for k, n in sizes if n == pulls and k < arms), default=None)
+    if arms > MANY and fewer is not None:
+        return f"{fewer}x{pulls}"
+    return f"{arms}x{shorter}" if shorter is not None else None
+
+
+def widened(tensors: Mapping[str, Tensor], model: ActorCritic) -> dict[str, Tensor]:
+    """The tensors of an agent for as many arms, or for fewer, as those of this one.
+
+    What goes in and comes out for the first arms stays as it is. Pulls of the others are not
+    heard of, and they are seldom made, until training changes that.
+    """
+    wide, own = dict(tensors), model.state_dict()
+    before = len(tensors["policy_head.bias"])
+    more = len(own["policy_head.bias"]) - before
+    name = "core.cell.weight_ih_l0"  # its columns: what is seen, the arms, reward and boundary
+    seen, arms, rest = tensors[name].split([1, before, 2], -1)
+    wide[name] = torch.cat([seen, arms, arms.new_zeros(len(arms), more), rest], -1)
+    name = "policy_head.weight"
+    wide[name] = torch.cat([tensors[name], tensors[name].new_zeros(more, model.core.num_units)])
+    name = "policy_head.bias"
+    wide[name] = torch.cat([tensors[name], tensors[name].new_full((more,), SELDOM)])
+    return wide
 
 
 def pairs(config: Config) -> list[tuple[str, str, str]]:
-    """Agent, cell, and the variant's name, such as `gru-k5-n100`; shorter trials first."""
+    """Agent, cell, and the variant's name, such as `gru-k5-n100`; shorter trials and
+    fewer arms first.
+    """
     found = []
     for agent in config.agents:
         cells = config.cells if agent == "gru" else config.lstm_cells
-        for cell in sorted(cells, key=lambda c: arms_and_pulls(c)[1]):
-            arms, pulls = arms_and_pulls(cell)
-            found.append((agent, cell, f"{agent}-k{arms}-n{pulls}"))
+        for cell in sorted(cells, key=lambda c: arms_and_pulls(c)[::-1]):
+            found.append((agent, cell, variant_of(agent, cell)))
     return found
+
+
+def variant_of(agent: str, cell: str) -> str:
+    """The name of a cell's agent in tables."""
+    arms, pulls = arms_and_pulls(cell)
+    return f"{agent}-k{arms}-n{pulls}"
 
 
 def make_agent(config: Config, agent: str, cell: str, seed: int = 0, index: int = 0) -> ActorCritic:
@@ -182,9 +211,9 @@ def run(config: Config, run: Run) -> list[Row]:
     """One seed: train an agent for each cell, and hold it against agents made by hand."""
     for index, (agent, cell, variant) in enumerate(pairs(config)):
         model = make_agent(config, agent, cell, run.seed, index)
-        start = shorter(config, agent, cell)
+        start = started_as(config, agent, cell)
         if start is not None:
-            model.load_state_dict(run.stage(start).tensors)
+            model.load_state_dict(widened(run.stage(variant_of(agent, start)).tensors, model))
         own = settings(config, cell)
         train_agent(run.stage(variant), trials(cell), model, own, run.seed, index)
     tensors = run.tensors()
@@ -250,10 +279,8 @@ def test(
 
 def steps(config: Config, agent: str, cell: str) -> int:
     """Pulls that an agent is trained for, those of the agent that it starts as included."""
-    own, start = settings(config, cell), shorter(config, agent, cell)
-    before = 0
-    if start is not None:
-        before = next(steps(config, agent, c) for _, c, v in pairs(config) if v == start)
+    own, start = settings(config, cell), started_as(config, agent, cell)
+    before = steps(config, agent, start) if start is not None else 0
     return before + own.rows * own.segment * own.updates
 
 

@@ -14,7 +14,14 @@ from sklearn.metrics import r2_score
 
 from metarl_lib import oracles
 from metarl_lib.experiments import bandit
-from metarl_lib.experiments.bandit import Config, arms_and_pulls, pairs, settings, shorter, trials
+from metarl_lib.experiments.bandit import (
+    Config,
+    arms_and_pulls,
+    pairs,
+    settings,
+    started_as,
+    trials,
+)
 from metarl_lib.experiments.meta_training import Played, last_logged
 from metarl_lib.oracles import FiniteHorizonGittins
 from metarl_lib.runs import Run, generator
@@ -125,11 +132,53 @@ def test_shorter_trials_come_first_and_longer_ones_build_on_them() -> None:
         ("gru", "5x500", "gru-k5-n500"),
         ("lstm", "5x100", "lstm-k5-n100"),
     ]
-    assert shorter(config, "gru", "5x500") == "gru-k5-n100"
-    assert shorter(config, "gru", "5x100") == "gru-k5-n10"
-    assert shorter(config, "gru", "5x10") is None
-    assert shorter(config, "gru", "2x100") is None
-    assert shorter(config, "lstm", "5x100") is None
+    assert started_as(config, "gru", "5x500") == "5x100"
+    assert started_as(config, "gru", "5x100") == "5x10"
+    assert started_as(config, "gru", "5x10") is None
+    assert started_as(config, "gru", "2x100") is None
+    assert started_as(config, "lstm", "5x100") is None
+
+
+def test_more_than_ten_arms_build_on_fewer_with_as_many_pulls() -> None:
+    config = Config(
+        cells=("50x10", "50x100", "10x10", "5x10", "2x100", "50x500", "11x500"), lstm_cells=()
+    )
+    assert [cell for _, cell, _ in pairs(config)] == [
+        "5x10", "10x10", "50x10", "2x100", "50x100", "11x500", "50x500",
+    ]  # fmt: skip
+    assert started_as(config, "gru", "50x10") == "10x10"
+    assert started_as(config, "gru", "50x100") == "2x100"
+    assert started_as(config, "gru", "50x500") == "11x500"
+    assert started_as(config, "gru", "11x500") is None
+    assert started_as(config, "gru", "10x10") is None
+    alone = replace(config, cells=("50x10", "50x100"))
+    assert started_as(alone, "gru", "50x100") == "50x10"
+    per_cell = config.rows * 100 * config.updates
+    assert bandit.steps(config, "gru", "10x10") == per_cell
+    assert bandit.steps(config, "gru", "50x10") == 2 * per_cell
+
+
+@pytest.mark.parametrize("agent", ["gru", "lstm"])
+def test_a_widened_agent_plays_the_first_arms_as_before_and_seldom_the_others(agent) -> None:
+    config = replace(SMALL, cells=("3x4", "5x4"), lstm_cells=("3x4", "5x4"))
+    narrow = bandit.make_agent(config, agent, "3x4", 1)
+    with torch.no_grad():
+        narrow.policy_head.weight.copy_(torch.randn(3, 4, generator=seeded(4)))
+    wide = bandit.make_agent(config, agent, "5x4", 2)
+    wide.load_state_dict(bandit.widened(narrow.state_dict(), wide))
+    seen = torch.rand(6, 10, 6, generator=seeded(5))
+    seen_by_wide = torch.cat([seen[..., :4], torch.rand(6, 10, 2), seen[..., 4:]], -1)
+    with torch.no_grad():
+        first = narrow(seen, narrow.initial_state(10))
+        second = wide(seen_by_wide, wide.initial_state(10))
+    assert torch.equal(first.values, second.values)
+    ratios = first.policy.logits - second.policy.logits[..., :3]
+    torch.testing.assert_close(ratios, ratios[..., :1].expand_as(ratios))  # one factor for all
+    others = second.policy.logits[..., 3:] - second.policy.logits[..., :1]
+    own = narrow.policy_head(narrow.core.scan(seen, narrow.initial_state(10))[0])
+    torch.testing.assert_close(others, (-2.0 - own[..., :1]).expand_as(others))
+    same = bandit.widened(narrow.state_dict(), narrow)
+    assert all(torch.equal(same[name], t) for name, t in narrow.state_dict().items())
 
 
 def test_an_agent_starts_as_that_of_the_next_shorter_trial(finished) -> None:

@@ -6,7 +6,9 @@ naive form, the layer as the paper writes it, run as it stands. The forms must a
 of them is timed; then they take turns in one process, and the medians of the CPU time of one
 thread are compared, and so is what autograd keeps for the backward pass. Compiled forms need a
 C++ compiler (else they are null) and most of a minute each to start for the first time: with
-`--quick` there is one of them.
+`--quick` there is one of them. Last, the most memory that a scan of 100 steps (25 with
+`--quick`) takes, forward and backward, beyond what the process had before, each in a process of
+its own.
 
     python benchmarks/metods_layer.py [--quick]
 """
@@ -17,13 +19,20 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 # glibc returns large blocks to the system at each free unless it is told not to, and reads
-# this when a process starts: so this one starts itself again.
+# this when a process starts: so this one starts itself again, unless memory is to be measured.
 ALLOCATOR = {"MALLOC_TRIM_THRESHOLD_": "-1", "MALLOC_MMAP_THRESHOLD_": str(2**30)}
-if __name__ == "__main__" and any(os.environ.get(k) != v for k, v in ALLOCATOR.items()):
+MEASURES_MEMORY = "--peak" in sys.argv
+if (
+    __name__ == "__main__"
+    and not MEASURES_MEMORY
+    and any(os.environ.get(k) != v for k, v in ALLOCATOR.items())
+):
     os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
 
 import torch  # noqa: E402
@@ -32,8 +41,11 @@ from torch import Tensor  # noqa: E402
 from metarl_lib.cores import Core, MetODS  # noqa: E402
 
 INPUTS, ROWS, DEPTH, STEPS = 20, 64, 4, 20
-EAGER = ("naive", "lazy")
+EAGER = ("naive", "lazy", "replay")
 COMPILED = ("naive+compile", "lazy+compile")
+LONG, QUICK = 100, 25
+"""Steps of the scan whose largest memory is measured, and the same with `--quick`."""
+
 MIB = 2**20
 
 
@@ -104,7 +116,7 @@ def measure(units: int, forms: tuple[str, ...], rounds: int) -> dict[str, dict[s
     """Print one line per form; how much faster and smaller than the naive form each is."""
     torch.compiler.reset()  # else a second size is compiled for every size, which is slower
     cores = {form: layer(units, form) for form in forms}
-    xs = torch.randn(STEPS, ROWS, INPUTS, generator=torch.Generator().manual_seed(0))
+    xs = inputs(STEPS)
     check_agreement(cores, xs)
     seconds = seconds_per_step(cores, xs, rounds)
     kept = {form: kept_bytes(core, xs) / STEPS / MIB for form, core in cores.items()}
@@ -114,17 +126,62 @@ def measure(units: int, forms: tuple[str, ...], rounds: int) -> dict[str, dict[s
             "speed": seconds["naive"] / seconds[form],
             "memory": kept["naive"] / kept[form],
         }
-        cells = f"{1e3 * seconds[form]:>10.2f}{found[form]['speed']:>9.2f}{kept[form]:>9.2f}"
+        cells = f"{1e3 * seconds[form]:>10.2f}{found[form]['speed']:>9.2f}{kept[form]:>9.3f}"
         print(f"{units:<7}{form:<16}{cells}{found[form]['memory']:>8.2f}", flush=True)
     return found
+
+
+def inputs(steps: int) -> Tensor:
+    """The same for every form."""
+    return torch.randn(steps, ROWS, INPUTS, generator=torch.Generator().manual_seed(0))
+
+
+def most_memory() -> float:
+    """The most memory that this process has had so far, in MiB (as Linux tells it)."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise RuntimeError("/proc/self/status does not say how much memory was used")
+
+
+def added_memory(core: Core, steps: int) -> float:
+    """MiB by which one forward and backward pass raises the most that this process ever had."""
+    learn(core, inputs(2))  # what is loaded at first use
+    before = most_memory()
+    learn(core, inputs(steps))
+    return most_memory() - before
+
+
+def peak(units: int, form: str, steps: int) -> float:
+    """The same of a long scan, in a process of its own, in MiB."""
+    command = [
+        sys.executable,
+        __file__,
+        "--peak",
+        form,
+        "--units",
+        str(units),
+        "--steps",
+        str(steps),
+    ]
+    env = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=env)
+    return float(done.stdout)
 
 
 def main() -> None:
     """Measure, print the table, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one compiled form, fewer rounds")
-    quick = parser.parse_args().quick
+    parser.add_argument("--peak", choices=EAGER, help="only print the memory of a form, in MiB")
+    parser.add_argument("--units", type=int, default=100, help="of the layer with --peak")
+    parser.add_argument("--steps", type=int, default=LONG, help="of the scan with --peak")
+    options = parser.parse_args()
+    quick = options.quick
     torch.set_num_threads(1)
+    if options.peak:
+        print(added_memory(layer(options.units, options.peak), options.steps))
+        return
     rounds = 5 if quick else 15
     few = COMPILED[1:] if quick else COMPILED
     more = () if quick else COMPILED
@@ -134,14 +191,23 @@ def main() -> None:
     print(f"{'units':<7}{'form':<16}{'CPU ms':>10}{'faster':>9}{'MiB kept':>9}{'less':>8}")
     large = measure(100, EAGER + few, rounds)
     small = measure(20, EAGER + more, rounds)
+    long = QUICK if quick else LONG
+    peaks = {form: peak(100, form, long) for form in EAGER}
+    print(
+        f"most memory of {long} steps, MiB: " + ", ".join(f"{f} {p:.0f}" for f, p in peaks.items())
+    )
+    if not quick:
+        print(f"the same with 200 units: replay {peak(200, 'replay', long):.0f}")
     fast = COMPILED[-1]
     ratios = {
         "lazy_vs_naive": large["lazy"]["speed"],
         "lazy_vs_naive_20": small["lazy"]["speed"],
         "compiled_vs_naive": large[fast]["speed"] if fast in large else None,
         "compiled_vs_naive_20": small[fast]["speed"] if fast in small else None,
+        "replay_vs_naive": large["replay"]["speed"],
+        "replay_vs_naive_20": small["replay"]["speed"],
         "memory_naive_vs_lazy": large["lazy"]["memory"],
-        "memory_naive_vs_scan": None,
+        "memory_naive_vs_scan": peaks["naive"] / peaks["replay"],
     }
     rounded = {name: value and round(value, 2) for name, value in ratios.items()}
     print(json.dumps({"benchmark": "metods_layer", "ratios": rounded}))

@@ -11,11 +11,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl_lib.cores.base import Core, State, some_reset, where_reset
+from metarl_lib.cores.metods_replay import Replay
 
 WRITES = ("vanilla", "linear", "mlp")
 PLASTICITIES = ("matrix", "scalar")
 INITIALS = ("learned", "zero", "sampled")
-FORMS = ("lazy", "naive")
+FORMS = ("auto", "replay", "lazy", "naive")
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -41,9 +42,12 @@ class MetODS(Core):
         initial: the W of a life's start: learned, zero, or drawn once with the parameters from
             N(0, 0.01²) and never changed. It is not drawn anew in each life, because training
             goes through a life again and must meet the same weights.
-        form: `"lazy"` never forms the inner W^s (see `_lazy`), `"naive"` does as written.
+        form: how it is computed, always with the same result. `"naive"` forms every W^s as
+            written; `"lazy"` forms no inner one (see `_lazy`); `"replay"` does as that, and
+            keeps few of the W_t for the backward pass of a scan (see `Replay`), which can be
+            differentiated once. `"auto"` is `"replay"`, or `"lazy"` where steps are compiled.
         compile: pass the step through `torch.compile`: faster after half a minute of start-up;
-            needs a C++ compiler.
+            needs a C++ compiler. Not for `"replay"`.
 
     Raises:
         ValueError: for an unknown choice, a size below 1, or `compile` without a compiler.
@@ -58,7 +62,7 @@ class MetODS(Core):
         plasticity: str = "matrix",
         initial: str = "learned",
         *,
-        form: str = "lazy",
+        form: str = "auto",
         compile: bool = False,
     ) -> None:
         super().__init__(input_size, num_units)
@@ -74,6 +78,10 @@ class MetODS(Core):
                 raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
         n = num_units
         self.depth, self.write, self.plasticity = depth, write, plasticity
+        if compile and form == "replay":
+            raise ValueError("compile=True does not go with form='replay': give form='lazy'")
+        if form == "auto":
+            form = "lazy" if compile else "replay"
         self.initial, self.form = initial, form
         self.embed = nn.Linear(input_size, n)
         self.alpha = nn.Parameter(
@@ -97,7 +105,7 @@ class MetODS(Core):
                 f"compile=True needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
                 "install one, or leave compile out"
             )
-        function = _lazy if form == "lazy" else _naive
+        function = _naive if form == "naive" else _lazy
         self._update: Callable[..., tuple[Tensor, Tensor]] = (
             torch.compile(function) if compile else function
         )
@@ -115,6 +123,11 @@ class MetODS(Core):
     ) -> tuple[Float[Tensor, "T B O"], State]:
         """T steps; what depends on parameters alone is computed once."""
         tables, initial = self._tables(), self.initial_state(xs.shape[1])
+        if self.form == "replay" and torch.is_grad_enabled():
+            shared = self.kappa, *tables, self.alpha, *self.project.parameters()
+            v = torch.tanh(self.embed(xs))
+            ys, w = Replay.apply(v, state[0], self.start, resets, *shared)
+            return ys, (w,)
         ys = []
         for t, x in enumerate(xs):
             if resets is not None and some_reset(resets[t]):
@@ -130,7 +143,7 @@ class MetODS(Core):
         return v, (w,)
 
     def _tables(self) -> Tables:
-        return unroll(self.beta) if self.form == "lazy" else Tables(self.beta, self.beta)
+        return Tables(self.beta, self.beta) if self.form == "naive" else unroll(self.beta)
 
 
 class Tables(NamedTuple):

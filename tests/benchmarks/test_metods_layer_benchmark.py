@@ -32,42 +32,56 @@ def test_what_is_kept_is_counted_once_and_without_parameters(script) -> None:
     assert script.kept_bytes(Twice(), xs) == 7 * 3 * 5 * 4
 
 
+@pytest.mark.parametrize("form", ["lazy", "replay"])
 @pytest.mark.parametrize("change", [None, "beta", "alpha"])
-def test_forms_that_disagree_are_not_timed(script, change) -> None:
+def test_forms_that_disagree_are_not_timed(script, change, form) -> None:
     cores = {form: script.layer(6, form) for form in script.EAGER}
     xs = torch.randn(4, 2, script.INPUTS, generator=torch.Generator().manual_seed(0))
     if change is None:
         script.check_agreement(cores, xs)
         return
     with torch.no_grad():
-        getattr(cores["lazy"], change)[0, 0] += 0.1
+        getattr(cores[form], change)[0, 0] += 0.1
     with pytest.raises(AssertionError, match="not close"):
         script.check_agreement(cores, xs)
 
 
 def test_all_forms_are_one_layer(script) -> None:
-    naive, lazy = (script.layer(6, form) for form in script.EAGER)
-    assert (naive.form, lazy.form) == ("naive", "lazy")
+    naive, *others = (script.layer(6, form) for form in script.EAGER)
+    assert [core.form for core in (naive, *others)] == ["naive", "lazy", "replay"]
     assert naive.depth == script.DEPTH
-    for p, q in zip(naive.parameters(), lazy.parameters(), strict=True):
-        assert torch.equal(p, q)
+    for core in others:
+        for p, q in zip(naive.parameters(), core.parameters(), strict=True):
+            assert torch.equal(p, q)
+
+
+def test_the_memory_that_a_pass_adds_is_measured(script, monkeypatch) -> None:
+    """A pass that fills 300 MiB more than the one before it."""
+    sizes = iter([1, 300])
+    monkeypatch.setattr(
+        script, "learn", lambda core, xs: torch.ones(next(sizes) * script.MIB // 4).sum()
+    )
+    assert 250 < script.added_memory(Squares(), 3) < 350
 
 
 def test_quick_prints_a_table_and_one_line_of_json(quick, monkeypatch) -> None:
     """Without a compiler, which would take a minute."""
     monkeypatch.setenv("PATH", "")
-    table, result = quick("metods_layer")
+    (*table, memory), result = quick("metods_layer")
+    assert " ".join(memory).startswith("most memory of 25 steps, MiB: naive ")
     assert [line[:2] for line in table] == [
-        [units, form] for units in ("100", "20") for form in ("naive", "lazy")
+        [units, form] for units in ("100", "20") for form in ("naive", "lazy", "replay")
     ]
     ratios = result["ratios"]
-    for units, name in (("100", "lazy_vs_naive"), ("20", "lazy_vs_naive_20")):
-        naive, lazy = ([float(cell) for cell in line[2:]] for line in table if line[0] == units)
+    for units, end in (("100", ""), ("20", "_20")):
+        naive, *others = ([float(cell) for cell in line[2:]] for line in table if line[0] == units)
         assert naive[1] == naive[3] == 1
-        assert lazy[1] == pytest.approx(naive[0] / lazy[0], rel=0.05)
-        assert lazy[3] == pytest.approx(naive[2] / lazy[2], rel=0.05)
-        assert ratios[name] == lazy[1]
-        assert lazy[3] > 2  # what is kept does not depend on the machine
+        for form, other in zip(("lazy", "replay"), others, strict=True):
+            assert other[1] == pytest.approx(naive[0] / other[0], rel=0.05)
+            assert other[3] == pytest.approx(naive[2] / other[2], rel=0.05)
+            assert ratios[f"{form}_vs_naive{end}"] == other[1]
+            assert other[3] > 2  # what is kept does not depend on the machine
     assert ratios["memory_naive_vs_lazy"] == float(table[1][5])
-    for name in ("compiled_vs_naive", "compiled_vs_naive_20", "memory_naive_vs_scan"):
+    assert ratios["memory_naive_vs_scan"] > 8
+    for name in ("compiled_vs_naive", "compiled_vs_naive_20"):
         assert ratios[name] is None

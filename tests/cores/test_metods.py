@@ -15,7 +15,7 @@ from metarl_lib.cores import MetODS
 from metarl_lib.cores.metods import INITIALS, PLASTICITIES, WRITES, unroll
 
 CHOICES = list(product((1, 2, 3, 4), WRITES, PLASTICITIES))
-FORMS = ("lazy", "naive")
+FORMS = ("lazy", "naive", "replay")
 
 
 def make(units=4, inputs=2, seed=0, **options):
@@ -50,17 +50,64 @@ def slopes(core, xs, state, resets=None):
     return {"ys": ys, "w": w} | dict(zip(wanted, found, strict=True))
 
 
-@pytest.mark.parametrize(("depth", "write", "plasticity"), CHOICES)
-def test_the_lazy_form_is_the_naive_one_in_values_and_gradients(depth, write, plasticity) -> None:
-    options = {"depth": depth, "write": write, "plasticity": plasticity}
-    lazy, naive = make(form="lazy", **options), make(form="naive", **options)
-    xs, state = problem(lazy, steps=4)
-    resets = torch.tensor([[0, 0], [0, 1], [0, 0], [0, 0]]).bool()
-    found, expected = slopes(lazy, xs, state, resets), slopes(naive, xs, state, resets)
+def agree(found, expected) -> None:
     for name, value in expected.items():
         assert value.any(), name
         scale = value.abs().max().clamp(min=1)
         torch.testing.assert_close(found[name] / scale, value / scale, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("form", ["lazy", "replay"])
+@pytest.mark.parametrize(("depth", "write", "plasticity"), CHOICES)
+def test_other_forms_are_the_naive_one_in_values_and_gradients(
+    depth, write, plasticity, form
+) -> None:
+    options = {"depth": depth, "write": write, "plasticity": plasticity}
+    other, naive = make(form=form, **options), make(form="naive", **options)
+    xs, state = problem(other, steps=4)
+    resets = torch.tensor([[0, 0], [0, 1], [0, 0], [0, 0]]).bool()
+    agree(slopes(other, xs, state, resets), slopes(naive, xs, state, resets))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 10, 17])
+def test_a_replay_over_stretches_is_the_naive_form(steps) -> None:
+    """Lives begin at the first step, within stretches and at their ends; two rows go on."""
+    replay, naive = make(form="replay"), make(form="naive")
+    xs, state = problem(replay, steps=steps, rows=3)
+    generator = torch.Generator().manual_seed(3)
+    resets = torch.rand(steps, 3, generator=generator) < 0.3
+    resets[:, 0] = False
+    resets[0, 1] = resets[-1, 2] = True
+    agree(slopes(replay, xs, state, resets), slopes(naive, xs, state, resets))
+
+
+def test_a_replay_keeps_few_of_the_weights() -> None:
+    """For T = 100: every tenth; beside them, inputs, embedded ones, activities and reads."""
+    core = make(units=20, form="replay", depth=2)
+    xs, state = problem(core, steps=100, rows=3)
+    own = {p.data_ptr() for p in core.parameters()}
+    kept = {}
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.update({t.data_ptr(): t}) or t,
+                                                  lambda t: t):  # fmt: skip
+        outputs = core.scan(xs, state)
+    shapes = [tuple(t.shape) for place, t in kept.items() if place not in own]
+    del outputs  # until here it holds the storages, so that no address was used twice
+    assert shapes.count((3, 20, 20)) == 10
+    assert max(prod(shape) for shape in shapes) == 100 * 2 * 3 * 20
+    assert sum(prod(shape) for shape in shapes) < 10 * 3 * 20 * 20 + 6 * 100 * 3 * 20
+
+
+def test_a_second_derivative_of_a_replay_is_refused() -> None:
+    core = make(form="replay")
+    xs, state = problem(core)
+    ys, _ = core.scan(xs, state)
+    with pytest.raises(RuntimeError, match="make the layer with form='lazy'"):
+        torch.autograd.grad(ys.sum(), xs, create_graph=True)
+
+
+def test_the_form_is_replay_unless_steps_are_compiled() -> None:
+    assert MetODS(2, 3).form == "replay"
+    assert MetODS(2, 3, form="lazy").form == "lazy"
 
 
 class Life(nn.Module):
@@ -86,7 +133,13 @@ class Life(nn.Module):
 
 @pytest.mark.parametrize(
     ("form", "write", "plasticity"),
-    [("lazy", "linear", "matrix"), ("naive", "linear", "matrix"), ("lazy", "mlp", "scalar")],
+    [
+        ("lazy", "linear", "matrix"),
+        ("naive", "linear", "matrix"),
+        ("replay", "linear", "matrix"),
+        ("lazy", "mlp", "scalar"),
+        ("replay", "mlp", "scalar"),
+    ],
 )
 def test_gradients_are_those_of_finite_differences(form, write, plasticity) -> None:
     core = make(depth=3, write=write, plasticity=plasticity, form=form)
@@ -95,7 +148,7 @@ def test_gradients_are_those_of_finite_differences(form, write, plasticity) -> N
     assert torch.autograd.gradcheck(Life(core).of(resets), (xs, *state, *core.parameters()))
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["lazy", "naive"])
 def test_second_derivatives_are_those_of_finite_differences(form) -> None:
     """They are needed where an inner loop is differentiated through."""
     core = make(units=3, depth=2, write="mlp", form=form)
@@ -276,7 +329,7 @@ def is_compiled_like_eager(tolerance, **options) -> None:
         torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", ["lazy", "naive"])
 def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> None:
     """Traced and differentiated as for a compiler, without one."""
     monkeypatch.setattr(shutil, "which", lambda name: name)
@@ -303,6 +356,13 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
     MetODS(2, 3)
 
 
+def test_a_replay_is_not_compiled(monkeypatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    assert MetODS(2, 3, compile=True).form == "lazy"
+    with pytest.raises(ValueError, match=r"^compile=True does not go with form='replay': give"):
+        MetODS(2, 3, form="replay", compile=True)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -311,7 +371,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
         ({"write": "hebb"}, "write='hebb' is unknown: choose one of vanilla, linear, mlp"),
         ({"plasticity": "none"}, "plasticity='none' is unknown: choose one of matrix, scalar"),
         ({"initial": "one"}, "initial='one' is unknown: choose one of learned, zero, sampled"),
-        ({"form": "fast"}, "form='fast' is unknown: choose one of lazy, naive"),
+        ({"form": "fast"}, "form='fast' is unknown: choose one of auto, replay, lazy, naive"),
         ({"input_size": 0}, "input_size=0: must be a whole number >= 1"),
         ({"num_units": 0}, "num_units=0: must be a whole number >= 1"),
     ],

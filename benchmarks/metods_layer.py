@@ -42,7 +42,7 @@ from metarl_lib.cores import Core, MetODS  # noqa: E402
 
 INPUTS, ROWS, DEPTH, STEPS = 20, 64, 4, 20
 EAGER = ("naive", "lazy", "replay")
-COMPILED = ("naive+compile", "lazy+compile")
+COMPILED = ("naive+compile", "lazy+compile", "replay+compile")
 LONG, QUICK = 100, 25
 """Steps of the scan whose largest memory is measured, and the same with `--quick`."""
 
@@ -183,7 +183,7 @@ def main() -> None:
         print(added_memory(layer(options.units, options.peak), options.steps))
         return
     rounds = 5 if quick else 15
-    few = COMPILED[1:] if quick else COMPILED
+    few = COMPILED[-1:] if quick else COMPILED
     more = () if quick else COMPILED
     if not can_compile():
         few = more = ()

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from metarl_lib.cores.base import Core, State, some_reset, where_reset
-from metarl_lib.cores.metods_replay import Replay
+from metarl_lib.cores.metods_replay import Kernels, Replay
 
 WRITES = ("vanilla", "linear", "mlp")
 PLASTICITIES = ("matrix", "scalar")
@@ -45,9 +45,9 @@ class MetODS(Core):
         form: how it is computed, always with the same result. `"naive"` forms every W^s as
             written; `"lazy"` forms no inner one (see `_lazy`); `"replay"` does as that, and
             keeps few of the W_t for the backward pass of a scan (see `Replay`), which can be
-            differentiated once. `"auto"` is `"replay"`, or `"lazy"` where steps are compiled.
-        compile: pass the step through `torch.compile`: faster after half a minute of start-up;
-            needs a C++ compiler. Not for `"replay"`.
+            differentiated once. `"auto"` is `"replay"`.
+        compile: pass the step through `torch.compile`: faster after a minute of start-up; needs
+            a C++ compiler.
 
     Raises:
         ValueError: for an unknown choice, a size below 1, or `compile` without a compiler.
@@ -78,11 +78,7 @@ class MetODS(Core):
                 raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
         n = num_units
         self.depth, self.write, self.plasticity = depth, write, plasticity
-        if compile and form == "replay":
-            raise ValueError("compile=True does not go with form='replay': give form='lazy'")
-        if form == "auto":
-            form = "lazy" if compile else "replay"
-        self.initial, self.form = initial, form
+        self.initial, self.form = initial, "replay" if form == "auto" else form
         self.embed = nn.Linear(input_size, n)
         self.alpha = nn.Parameter(
             0.01 * torch.randn(n, n) if plasticity == "matrix" else torch.tensor(0.01)
@@ -105,6 +101,7 @@ class MetODS(Core):
                 f"compile=True needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
                 "install one, or leave compile out"
             )
+        self._kernels = Kernels().compiled() if compile else Kernels()
         function = _naive if form == "naive" else _lazy
         self._update: Callable[..., tuple[Tensor, Tensor]] = (
             torch.compile(function) if compile else function
@@ -126,7 +123,7 @@ class MetODS(Core):
         if self.form == "replay" and torch.is_grad_enabled():
             shared = self.kappa, *tables, self.alpha, *self.project.parameters()
             v = torch.tanh(self.embed(xs))
-            ys, w = Replay.apply(v, state[0], self.start, resets, *shared)
+            ys, w = Replay.apply(self._kernels, v, state[0], self.start, resets, *shared)
             return ys, (w,)
         ys = []
         for t, x in enumerate(xs):

@@ -13,6 +13,7 @@ time, and applies the derivative of a step by hand.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -111,6 +112,11 @@ def written(v: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
     return torch.bmm((d * v).permute(1, 2, 0), p.transpose(0, 1)), p
 
 
+def advance(w: Tensor, outer: Tensor, shared: Shared) -> Tensor:
+    """W after a step."""
+    return torch.addcmul(shared.c[-1] * w, shared.alpha, outer)
+
+
 class Gradients:
     """Sums of gradients over rows and steps."""
 
@@ -194,12 +200,25 @@ def backward_step(
     return g_v
 
 
+class Kernels(NamedTuple):
+    """The functions that a replay consists of, as they are or compiled."""
+
+    forward_step: Callable[..., Any] = forward_step
+    written: Callable[..., Any] = written
+    advance: Callable[..., Any] = advance
+    backward_step: Callable[..., Any] = backward_step
+
+    def compiled(self) -> Kernels:
+        """The same, each passed through `torch.compile`."""
+        return Kernels(*map(torch.compile, self))
+
+
 class Replay(torch.autograd.Function):
     """T steps of the layer, `[T, B, N]` embedded inputs to `[T, B, N]` activities.
 
-    `apply(v0, w, start, resets, kappa, c, d, alpha, *weights)`, where `resets` is `[T, B]` or
-    None, and `start` `[N, N]` the weights of a life's start. Gives the v^S of all steps and the
-    last weights.
+    `apply(kernels, v0, w, start, resets, kappa, c, d, alpha, *weights)`, where `resets` is
+    `[T, B]` or None, and `start` `[N, N]` the weights of a life's start. Gives the v^S of all
+    steps and the last weights.
 
     Raises:
         RuntimeError: on a second derivative.
@@ -207,8 +226,9 @@ class Replay(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, v0: Tensor, w: Tensor, start: Tensor, resets: Tensor | None, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        ctx: Any, kernels: Kernels, v0: Tensor, w: Tensor, start: Tensor, resets: Tensor | None,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         kappa, c, d, alpha, *weights = parameters
         shared = Shared(kappa, c, d, alpha, tuple(weights))
         stretch = math.isqrt(max(0, len(v0) - 1)) + 1
@@ -217,12 +237,13 @@ class Replay(torch.autograd.Function):
             w = begin(w, start, resets, t)
             if t % stretch == 0:
                 kept.append(w)
-            y, trace = forward_step(v, w, shared)
-            w = advance(w, written(trace.v, shared)[0], shared)
+            y, trace = kernels.forward_step(v, w, shared)
+            w = kernels.advance(w, kernels.written(trace.v, shared)[0], shared)
             traces.append(trace)
             ys.append(y)
         activities = (torch.stack(x) for x in zip(*traces, strict=True))
-        ctx.stretch, ctx.resets, ctx.stretches = stretch, resets, len(kept)
+        ctx.kernels, ctx.resets = kernels, resets
+        ctx.stretch, ctx.stretches = stretch, len(kept)
         ctx.save_for_backward(*kept, start, *activities, *parameters)
         return torch.stack(ys), w
 
@@ -233,6 +254,7 @@ class Replay(torch.autograd.Function):
                 "a replayed scan can be differentiated once: for second derivatives make the "
                 "layer with form='lazy'"
             )
+        kernels = ctx.kernels
         kept = list(ctx.saved_tensors[: ctx.stretches])
         start, v, read, kappa, c, d, alpha, *weights = ctx.saved_tensors[ctx.stretches :]
         shared = Shared(kappa, c, d, alpha, tuple(weights))
@@ -244,20 +266,21 @@ class Replay(torch.autograd.Function):
             first = len(kept) * ctx.stretch
             for t in range(first, min(first + ctx.stretch, len(v))):
                 if t > first:
-                    w = begin(advance(w, stretch[-1][1], shared), start, ctx.resets, t)
-                stretch.append((w, *written(v[t], shared)))
+                    w = begin(kernels.advance(w, stretch[-1][1], shared), start, ctx.resets, t)
+                stretch.append((w, *kernels.written(v[t], shared)))
             while stretch:
                 t = first + len(stretch) - 1
                 w, outer, p = stretch.pop()
                 trace = Trace(v[t], read[t])
-                g_v0.append(backward_step(g_ys[t], g_w, w, outer, p, trace, shared, sums))
+                back = kernels.backward_step
+                g_v0.append(back(g_ys[t], g_w, w, outer, p, trace, shared, sums))
                 if ctx.resets is not None and bool(ctx.resets[t].any()):
                     anew = ctx.resets[t][:, None, None]
                     g_start += (g_w * anew).sum(0)
                     g_w.masked_fill_(anew, 0.0)
         g_v0.reverse()
         return (
-            torch.stack(g_v0), g_w, g_start, None,
+            None, torch.stack(g_v0), g_w, g_start, None,
             sums.kappa, sums.c, sums.d, sums.alpha, *sums.weights,
         )  # fmt: skip
 
@@ -267,8 +290,3 @@ def begin(w: Tensor, start: Tensor, resets: Tensor | None, t: int) -> Tensor:
     if resets is None or (resets.is_cpu and not bool(resets[t].any())):
         return w
     return torch.where(resets[t][:, None, None], start, w)
-
-
-def advance(w: Tensor, outer: Tensor, shared: Shared) -> Tensor:
-    """W after a step."""
-    return torch.addcmul(shared.c[-1] * w, shared.alpha, outer)

@@ -6,6 +6,7 @@ IDS = {
     "metarl/Bandit-v0": "metarl_lib.envs.bandit:Bandit",
     "metarl/TwoStep-v0": "metarl_lib.envs.two_step:TwoStep",
     "metarl/Harlow-v0": "metarl_lib.envs.harlow:Harlow",
+    "metarl/Maze-v0": "metarl_lib.envs.maze:Maze",
     "metarl/PointRobot-v0": "metarl_lib.envs.point_robot:PointRobot",
     "metarl/WeightSpace-v0": "metarl_lib.envs.weight_space:WeightSpace",
 }

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from metarl_lib.envs.adapters import SB3VecEnv, SingleEnv, VectorEnv, draw_seed
 from metarl_lib.envs.bandit import Bandit, BanditTasks
 from metarl_lib.envs.harlow import Harlow
+from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
@@ -22,6 +23,7 @@ TASKS = {
     "metarl/Bandit-v0": Bandit,
     "metarl/TwoStep-v0": TwoStep,
     "metarl/Harlow-v0": Harlow,
+    "metarl/Maze-v0": Maze,
     "metarl/PointRobot-v0": PointRobot,
 }
 

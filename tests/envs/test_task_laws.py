@@ -16,6 +16,7 @@ from metarl_lib.envs.base import (
     where_rows,
 )
 from metarl_lib.envs.harlow import Harlow
+from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
@@ -27,6 +28,7 @@ ENVS = {
     "dependent bandit": lambda: Bandit(2, 5, "dependent-hard"),
     "two-step": lambda: TwoStep(4, switch=0.3),
     "harlow": lambda: Harlow(2, 40),
+    "maze": lambda: Maze(5, 7),
     "point robot": lambda: PointRobot(steps=7),
     "sparse point robot": lambda: PointRobot(True, 7, goals="square"),
 }
@@ -163,7 +165,11 @@ def test_a_step_leaves_the_given_state_and_action_alone(make) -> None:
     assert all(map(torch.equal, leaves(tasks), leaves(kept_tasks)))
 
 
-@pytest.mark.parametrize("name", [n for n in ENVS | TRIALS if "two-step" not in n])
+# Whose tasks are real numbers.
+REAL = [n for n in ENVS | TRIALS if "two-step" not in n and "maze" not in n]
+
+
+@pytest.mark.parametrize("name", REAL)
 def test_tasks_in_double_precision_stay_so(name) -> None:
     env, generator = (ENVS | TRIALS)[name](), stream()
     tasks = map_tree(Tensor.double, env.sample_tasks(ROWS, generator))
@@ -236,7 +242,7 @@ def test_off_the_cpu_no_number_is_looked_at() -> None:
         check_action(torch.zeros(4, 3, device="meta"), 4, box)
 
 
-@pytest.mark.parametrize("name", ["bandit", "two-step", "harlow"])
+@pytest.mark.parametrize("name", ["bandit", "two-step", "harlow", "maze"])
 def test_every_environment_with_choices_checks_them(name) -> None:
     for env in (ENVS[name](), TRIALS[f"trial of {name}"]()):
         state, _ = env.reset(env.sample_tasks(2, stream()), stream())

@@ -1,0 +1,164 @@
+"""A maze with a target that cannot be seen: find it, and find it again from anywhere."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from metarl_lib.datasets.split import check_split
+from metarl_lib.envs.base import Step, check_discrete
+from metarl_lib.envs.maze_layouts import layouts
+from metarl_lib.envs.option_checks import check_whole
+
+REWARD = 10.0
+PARTS = 5
+LEAST_SIZE = 3
+
+
+class MazeTasks(NamedTuple):
+    """Which cells are open, `[B, n, n]`, and the number of the target's cell, row by row, `[B]`."""
+
+    open: Tensor
+    target: Tensor
+
+
+class MazeState(NamedTuple):
+    """All but the tasks has a leading B.
+
+    Cells are numbered row by row in the maze with a wall around it, (n + 2) × (n + 2): `walls`
+    is 1 where a cell is closed, `[B, (n + 2)²]`; `places` holds the open cells but the target,
+    in order, then all others, `[B, n²]`; `vacant` how many the former are; `target` and `position`
+    are cells; `time` counts steps.
+    """
+
+    tasks: MazeTasks
+    walls: Tensor
+    places: Tensor
+    vacant: Tensor
+    target: Tensor
+    position: Tensor
+    time: Tensor
+
+
+class Maze:
+    """The batched environment behind `metarl/Maze-v0`, after Chalvidal, Serre & VanRullen (2022).
+
+    An agent walks in a maze of n × n cells with a wall around it (see `maze_layouts`). One open
+    cell is the target, which looks like any other. Stepping on it brings a reward of 10 and a
+    jump to another open cell, drawn evenly; so the agent can find it again and again. Walls,
+    target and the first cell, which is drawn like those of the jumps, are new in each episode.
+
+    Actions are 0, up; 1, down; 2, to the left; 3, to the right. A step against a wall goes
+    nowhere, and costs nothing. The agent sees its own cell and the eight around it, row by row,
+    `[9]`: 1 for a wall, else 0.
+
+    Args:
+        size: n, at least 3.
+        steps: of an episode. Their end is part of the task: `terminated`.
+
+    The paper leaves open what a jump may lead to; here it never leads to the target itself.
+
+    Training and test tasks are disjoint: the target is the r-th of the maze's K open cells, and
+    (r + K) modulo 5 is 0 in test tasks alone. Apart from that it is drawn evenly.
+
+    `info["hit"]` says whether the step reached the target, `[B]`.
+
+    Raises:
+        ValueError: for numbers out of range.
+    """
+
+    def __init__(self, size: int = 8, steps: int = 100) -> None:
+        check_whole("size", size, LEAST_SIZE)
+        check_whole("steps", steps)
+        self.size, self.steps = size, steps
+        self.width = size + 2  # of the maze with its walls around
+        self.observation_space = spaces.Box(0.0, 1.0, (9,), np.float32)
+        self.action_space = spaces.Discrete(4)
+
+    @property
+    def max_steps(self) -> int:
+        """The length of every episode."""
+        return self.steps
+
+    def sample_tasks(
+        self, batch: int, generator: torch.Generator, split: str = "train"
+    ) -> MazeTasks:
+        """Draw mazes and their targets."""
+        check_split(split)
+        free = layouts(batch, self.size, generator)
+        flat = free.flatten(1)
+        rank = flat.cumsum(1) - 1
+        apart = (rank + flat.sum(1, keepdim=True)) % PARTS == 0
+        allowed = flat & (apart if split == "test" else ~apart)
+        u = torch.rand(flat.shape, generator=generator, device=flat.device)
+        return MazeTasks(free, u.masked_fill(~allowed, -1.0).argmax(1))
+
+    def reset(self, tasks: MazeTasks, generator: torch.Generator) -> tuple[MazeState, Tensor]:
+        """Draw where the agent starts."""
+        batch, device = len(tasks.target), tasks.target.device
+        walls = torch.ones(batch, self.width, self.width, device=device)
+        walls[:, 1:-1, 1:-1] = (~tasks.open).float()
+        allowed = tasks.open.flatten(1).clone()
+        allowed.scatter_(1, tasks.target[:, None], False)
+        cells = (~allowed).to(torch.int8).argsort(dim=1, stable=True)  # open ones first
+        zero = torch.zeros_like(tasks.target)
+        state = MazeState(
+            tasks, walls.flatten(1), self._bordered(cells), allowed.sum(1),
+            self._bordered(tasks.target), zero, zero,
+        )  # fmt: skip
+        state = state._replace(position=self._jump(state, generator))
+        return state, self.observe(state)
+
+    def step(
+        self, state: MazeState, action: Tensor, generator: torch.Generator
+    ) -> tuple[MazeState, Step]:
+        """Walk one cell."""
+        check_discrete(action, len(state.time), self.action_space)
+        forward = 2 * (action.long() % 2) - 1  # down or to the right
+        ahead = state.position + forward * torch.where(action < 2, self.width, 1)
+        blocked = state.walls.gather(1, ahead[:, None])[:, 0] > 0
+        position = torch.where(blocked, state.position, ahead)
+        hit = position == state.target
+        position = torch.where(hit, self._jump(state, generator), position)
+        state = state._replace(position=position, time=state.time + 1)
+        ended = state.time >= self.steps
+        reward = REWARD * hit.float()
+        return state, Step(
+            self.observe(state), reward, ended, torch.zeros_like(ended), {"hit": hit}
+        )
+
+    def observe(self, state: MazeState) -> Tensor:
+        """The nine cells around the agent, `[B, 9]`."""
+        near = torch.arange(-1, 2, device=state.position.device)
+        around = (self.width * near[:, None] + near).flatten()
+        return state.walls.gather(1, state.position[:, None] + around)
+
+    def _jump(self, state: MazeState, generator: torch.Generator) -> Tensor:
+        """An open cell that is not the target, for each row."""
+        u = torch.rand(len(state.vacant), generator=generator, device=state.vacant.device)
+        place = torch.minimum((u * state.vacant).long(), state.vacant - 1)
+        return state.places.gather(1, place[:, None])[:, 0]
+
+    def _bordered(self, cell: Tensor) -> Tensor:
+        """The number of a cell when the wall around is counted, too."""
+        row = cell.div(self.size, rounding_mode="floor")
+        return self.width * (row + 1) + cell % self.size + 1
+
+
+@lru_cache(maxsize=16)
+def fixed_tasks(size: int, count: int, seed: int, split: str = "test") -> MazeTasks:
+    """The same mazes for everybody who names the same seed; drawn once, on the CPU.
+
+    Args:
+        size: n.
+        count: how many mazes.
+        seed: of the draws.
+        split: `"train"` or `"test"`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    return Maze(size).sample_tasks(count, generator, split)

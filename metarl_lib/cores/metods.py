@@ -14,7 +14,7 @@ from metarl_lib.cores.base import Core, State, some_reset, where_reset
 from metarl_lib.cores.metods_replay import Kernels, Replay
 
 WRITES = ("vanilla", "linear", "mlp")
-PLASTICITIES = ("matrix", "scalar")
+PLASTICITIES = ("matrix", "scalar", "none")
 INITIALS = ("learned", "zero", "sampled")
 FORMS = ("auto", "replay", "lazy", "naive")
 COMPILERS = ("c++", "g++", "clang++")
@@ -38,7 +38,9 @@ class MetODS(Core):
         num_units: O, the N of the paper.
         depth: S.
         write: p is the identity (`"vanilla"`), a linear map, or one with a hidden tanh layer.
-        plasticity: α is a learned matrix or one learned scalar ("without α" in the paper).
+        plasticity: α is a learned matrix, one learned scalar, or none, which is a fixed 0.01
+            for all. (The paper's "without α" may mean either of the last two, which differ
+            little, as β scales what is written, too.)
         initial: the W of a life's start: learned, zero, or drawn once with the parameters from
             N(0, 0.01²) and never changed. It is not drawn anew in each life, because training
             goes through a life again and must meet the same weights.
@@ -80,9 +82,11 @@ class MetODS(Core):
         self.depth, self.write, self.plasticity = depth, write, plasticity
         self.initial, self.form = initial, "replay" if form == "auto" else form
         self.embed = nn.Linear(input_size, n)
-        self.alpha = nn.Parameter(
-            0.01 * torch.randn(n, n) if plasticity == "matrix" else torch.tensor(0.01)
-        )
+        alpha = 0.01 * torch.randn(n, n) if plasticity == "matrix" else torch.tensor(0.01)
+        if plasticity == "none":
+            self.register_buffer("alpha", alpha)
+        else:
+            self.alpha = nn.Parameter(alpha)
         residual = torch.eye(depth, depth + 1) + torch.eye(depth, depth + 1).roll(1, 1)
         self.kappa = nn.Parameter(residual.clone())  # [s - 1, l], used where l <= s
         self.beta = nn.Parameter(residual.clone())

@@ -87,7 +87,7 @@ def metods(core, x, state):
         core.num_units,
         *(t.tolist() for t in (core.kappa, core.beta, core.alpha)),
     )
-    if core.plasticity == "scalar":
+    if core.plasticity != "matrix":
         alpha = [[alpha] * n] * n
     vs, ws = [squash(affine(core.embed, x))], [state[0]]
     for s in range(1, core.depth + 1):

@@ -191,6 +191,18 @@ def test_one_plasticity_for_all_is_a_matrix_of_equal_numbers(form) -> None:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_without_plasticity_a_fixed_number_stands_for_it() -> None:
+    none, scalar = MetODS(2, 4, plasticity="none"), MetODS(2, 4, plasticity="scalar")
+    assert "alpha" not in dict(none.named_parameters())
+    assert float(none.alpha) == pytest.approx(0.01)
+    scalar.load_state_dict(none.state_dict())
+    xs = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0))
+    for found, expected in zip(
+        none.scan(xs, none.initial_state(3)), scalar.scan(xs, scalar.initial_state(3)), strict=True
+    ):
+        torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("depth", [1, 2, 4])
 @pytest.mark.parametrize("form", FORMS)
 def test_the_depth_starts_as_a_chain_of_residual_steps(form, depth) -> None:
@@ -366,7 +378,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
         ({"depth": 0}, "depth=0: must be a whole number >= 1"),
         ({"depth": 1.5}, "depth=1.5: must be a whole number >= 1"),
         ({"write": "hebb"}, "write='hebb' is unknown: choose one of vanilla, linear, mlp"),
-        ({"plasticity": "none"}, "plasticity='none' is unknown: choose one of matrix, scalar"),
+        ({"plasticity": "all"}, "plasticity='all' is unknown: choose one of matrix, scalar, none"),
         ({"initial": "one"}, "initial='one' is unknown: choose one of learned, zero, sampled"),
         ({"form": "fast"}, "form='fast' is unknown: choose one of auto, replay, lazy, naive"),
         ({"input_size": 0}, "input_size=0: must be a whole number >= 1"),

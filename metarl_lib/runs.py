@@ -194,6 +194,11 @@ class Run:
         record = read_json(self.folder / "provenance.json")
         record["end"] = now()
         record["cpu_seconds"] = round(self._state["cpu_seconds"], 1)
+        record["stage_cpu_seconds"] = {
+            name: round(stage["cpu_seconds"], 1)
+            for name, stage in self._state["stages"].items()
+            if "cpu_seconds" in stage  # not in runs from before it was counted
+        }
         write_json(self.folder / "provenance.json", record)
         write_json(self.folder / "results.json", rows, sync=self._sync)
         remove_lock(self.folder)
@@ -257,6 +262,8 @@ class Stage:
         self.values: State = record.get("values", {})
         self.finished: bool = record.get("finished", False)
         self._file: str | None = record.get("file")
+        self._cpu: float = record.get("cpu_seconds", 0.0)
+        self._cpu_start = time.process_time()
         self.tensors: dict[str, Tensor] = load_checkpoint(run.folder, record) if record else {}
 
     @property
@@ -293,6 +300,7 @@ class Stage:
         old = self._file
         kept = {key: tensor.detach().clone() for key, tensor in tensors.items()}
         record: State = {"step": step, "values": dict(values or {}), "finished": finished}
+        record["cpu_seconds"] = self._cpu + time.process_time() - self._cpu_start
         record["file"] = None
         if kept:
             data = save({key: tensor.contiguous() for key, tensor in kept.items()})

@@ -1,5 +1,6 @@
 """Checkpoints: what they keep, when they count, and who may write them."""
 
+import json
 import os
 import signal
 import subprocess
@@ -168,3 +169,22 @@ def test_a_checkpoint_that_could_not_be_written_can_be_tried_again(tmp_path, mon
     back = Run.resume(tmp_path / "run", "tiny", Config())
     assert (back.stage("a").step, back.stage("a").tensors["w"]) == (2, 0.0)
     assert back.metrics().values.tolist() == [[2, "a/x", 1.0]]
+
+
+def test_the_cpu_time_of_a_stage_adds_up_over_resumes(tmp_path, monkeypatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(runs.time, "process_time", lambda: clock[0])
+    run = Run.create(tmp_path / "run", "tiny", Config(), scale="smoke", seed=0)
+    first, second = run.stage("a"), run.stage("b")
+    for step in (1, 2):
+        clock[0] += 3
+        first.save(step, {})
+    clock[0] += 5  # a kill: nothing counts that no checkpoint holds
+    again = Run.resume(tmp_path / "run", "tiny", Config())
+    third = again.stage("a")
+    clock[0] += 4
+    third.save(3, {}, finished=True)
+    again.finish([])
+    record = json.loads((tmp_path / "run" / "provenance.json").read_text())
+    assert record["stage_cpu_seconds"] == {"a": 10.0}
+    assert not second.finished

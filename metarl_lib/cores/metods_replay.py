@@ -229,6 +229,7 @@ class Replay(torch.autograd.Function):
         ctx: Any, kernels: Kernels, v0: Tensor, w: Tensor, start: Tensor, resets: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """The activities of all steps, and the last weights."""
         kappa, c, d, alpha, *weights = parameters
         shared = Shared(kappa, c, d, alpha, tuple(weights))
         stretch = math.isqrt(max(0, len(v0) - 1)) + 1
@@ -249,6 +250,7 @@ class Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_ys: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
+        """The gradients by all arguments of `forward` that are tensors."""
         if torch.is_grad_enabled():  # with create_graph=True
             raise RuntimeError(
                 "a replayed scan can be differentiated once: for second derivatives make the "

@@ -88,6 +88,7 @@ LOOKS = {
     "lstm-a2c": Look("trained LSTM", RED, "-", "s"),
     "never-learn": Look("never learn", GREY, ":"),
     "threshold": Look("threshold", PURPLE, "-."),
+    "learn-from-wins": Look("learn from wins", SKY, "--"),
     "exact": Look("exact", BLACK, "--"),
     "metods-linear-S4": Look("MetODS, S = 4", RED, "-", "D"),
     "metods-linear-S1": Look("MetODS, S = 1", ORANGE, "--", "s"),

@@ -160,6 +160,8 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     `correct_<k>`, the share of right choices at presentation k = 1 …; `correct_same_side` and
     `correct_other_side`, that share from the second one on, of pairs with both numbers on one
     side of 0.5 and of the others: 1 and 1 for the exact strategy, 0.5 and 1 for the threshold;
+    `correct_after_right` and `correct_after_wrong`, that share after a right and after a wrong
+    first choice: 1 and 0.5 for who learns from wins alone;
     `return_wiped`, when memory is made new before each step; `return_without_reward`, when the
     agent is shown no reward; `parameters`.
     """
@@ -188,6 +190,9 @@ def as_it_is(config: Config, seed: int, agent: Any) -> dict[str, float | Tensor]
     same = (tasks.rewarded > 0.5) == (tasks.other > 0.5)
     values["correct_same_side"] = right[1:, same].mean() if same.any() else 0.0
     values["correct_other_side"] = right[1:, ~same].mean() if (~same).any() else 0.0
+    won = right[0] > 0
+    values["correct_after_right"] = right[1:, won].mean() if won.any() else 0.0
+    values["correct_after_wrong"] = right[1:, ~won].mean() if (~won).any() else 0.0
     return values
 
 

@@ -10,6 +10,7 @@ from metarl_lib.envs.harlow import Harlow, HarlowTasks
 from metarl_lib.envs.harlow_strategies import (
     exact,
     forget,
+    learn_from_wins,
     never_learn,
     play,
     random_walk,
@@ -181,13 +182,33 @@ def test_the_ladder_of_strategies_is_that_of_the_closed_forms(split) -> None:
     right = 0.5 + 0.5 * sum(differ) / len(differ)
     assert right == pytest.approx(0.75, abs=0.002)
     within(returns(threshold, split), 1.2 + 5 * (2 * right - 1))
+    within(returns(learn_from_wins, split), 1.2 + 5 * 0.5)
 
 
 def test_the_closed_forms_hold_for_any_number_of_presentations() -> None:
     for n in (1, 3):
         within(returns(exact, rows=4000, presentations=n), n - 1 + 0.2 * n)
         within(returns(threshold, rows=4000, presentations=n), (n - 1) / 2 + 0.2 * n)
+        within(returns(learn_from_wins, rows=4000, presentations=n), (n - 1) / 2 + 0.2 * n)
         within(returns(never_learn, rows=4000, presentations=n), 0.2 * n)
+
+
+def test_who_learns_from_wins_is_always_right_after_one_and_a_coin_after_a_loss() -> None:
+    env, generator = Harlow(), stream()
+    tasks = env.sample_tasks(4000, generator)
+    state, seen = env.reset(tasks, generator)
+    memory, reward = forget(seen), torch.zeros(4000)
+    right = torch.zeros(6, 4000)
+    for _ in range(3 + 3 + 5 * 6):  # it wastes no step
+        action, memory = learn_from_wins(seen, reward, memory, generator)
+        state, (seen, reward, _, _, info) = env.step(state, action, generator)
+        number = info["presentation"].clamp(max=5)
+        right[number, torch.arange(4000)] += info["correct"]
+    won = right[0] > 0
+    assert torch.equal(won, tasks.rewarded > tasks.other)
+    assert (right[1:, won] == 1).all()
+    for k in range(1, 6):
+        within(right[k, ~won], 0.5)
 
 
 def walks(max_steps: int, presentations: int) -> float:

@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 from metarl_lib.algos import ActorCritic
 from metarl_lib.algos.actor_critic import Outputs
 from metarl_lib.cores import GRU, LSTM, Backpropamine, MetODS
-from metarl_lib.envs.harlow_strategies import Memory, exact, threshold
+from metarl_lib.envs.harlow_strategies import Memory, exact, learn_from_wins, threshold
 from metarl_lib.experiments import harlow
 from metarl_lib.experiments.harlow import CORES, ENV, Config, make_agent
 from metarl_lib.experiments.meta_training import last_logged, parameters_of
@@ -93,6 +93,16 @@ def test_the_threshold_strategy_tells_only_objects_on_different_sides_apart() ->
     assert found["return"] == pytest.approx(3.7, abs=0.6)
 
 
+def test_who_learns_from_wins_is_right_after_them_alone() -> None:
+    found = measured(learn_from_wins)
+    error = 3 * 0.5 / (150 * 5) ** 0.5
+    assert found["correct_after_right"] == 1
+    assert found["correct_after_wrong"] == pytest.approx(0.5, abs=error)
+    for side in ("same", "other"):
+        assert found[f"correct_{side}_side"] == pytest.approx(0.75, abs=3 * 0.5 / 150**0.5)
+    assert found["return"] == pytest.approx(3.7, abs=0.6)
+
+
 def where_things_are(task, position, shown, side):
     line = [0.0] * 17
     if shown:
@@ -167,6 +177,9 @@ def test_a_test_is_the_trials_played_by_hand(finished, variant) -> None:
             if ((a > 0.5) == (b > 0.5)) == wanted
         ]
         expected[f"correct_{name}_side"] = np.mean(part)
+    for name, wanted in (("right", True), ("wrong", False)):
+        part = [row[1:] for row in right if row[0] == wanted]
+        expected[f"correct_after_{name}"] = np.mean(part)
     if variant != "recurrent-ppo":
         expected["parameters"] = parameters_of(make_agent(SMALL, variant))
     found = {m: value for (name, m), value in rows_of(rows).items() if name == variant}
@@ -176,7 +189,7 @@ def test_a_test_is_the_trials_played_by_hand(finished, variant) -> None:
 def test_evaluating_repeats_the_tests_to_the_last_bit(finished) -> None:
     run, rows = finished
     tests = [row for row in rows if row["variant"] in TRAINED]
-    assert len(tests) == 13 + 13 + 12
+    assert len(tests) == 15 + 15 + 14
     assert {row["budget"] for row in tests} == {4 * 12 * 2}
     again = harlow.evaluate(SMALL, run.seed, run.tensors())
     assert [(row["variant"], row["metric"]) for row in again] == [
@@ -185,6 +198,8 @@ def test_evaluating_repeats_the_tests_to_the_last_bit(finished) -> None:
         for metric in (
             "return",
             *(f"correct_{k}" for k in (*range(1, 7), "same_side", "other_side")),
+            "correct_after_right",
+            "correct_after_wrong",
         )
     ]
     assert [row for row in tests if row in again] == again
@@ -214,9 +229,12 @@ def test_the_scripted_strategies_play_the_same_trials() -> None:
     rows = harlow.strategies(Config(test_trials=300), 1)
     assert {(row["metric"], row["budget"]) for row in rows} == {("return", 300)}
     found = {row["variant"]: row["value"] for row in rows}
-    assert list(found) == ["exact", "threshold", "never-learn", "random-walk"]
+    assert list(found) == [
+        "exact", "threshold", "learn-from-wins", "never-learn", "random-walk"
+    ]  # fmt: skip
     assert found["exact"] == pytest.approx(6.2, abs=0.2)
     assert found["threshold"] == pytest.approx(3.7, abs=0.6)
+    assert found["learn-from-wins"] == pytest.approx(3.7, abs=0.6)
     assert found["never-learn"] == pytest.approx(1.2, abs=0.5)
     assert found["random-walk"] < found["never-learn"] + 0.5
 

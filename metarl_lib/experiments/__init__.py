@@ -1,6 +1,7 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
 from metarl_lib.experiments import (
+    bandit,
     digits,
     harlow,
     layerwise,
@@ -21,6 +22,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         weight_space.EXPERIMENT,
         update_rule.EXPERIMENT,
         layerwise.EXPERIMENT,
+        bandit.EXPERIMENT,
         two_step.EXPERIMENT,
         harlow.EXPERIMENT,
     )

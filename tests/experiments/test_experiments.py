@@ -40,6 +40,7 @@ TINY = {
         "conditions": ("held_out",),
     },
     "layerwise": {"steps": 4, "rollouts": 2, "search_tasks": 2},
+    "bandit": {"cells": ("2x10",), "lstm_cells": (), "updates": 2, "test_trials": 8},
     "two_step": {"segment": 12, "updates": 2},
     "harlow": {"variants": ("metods-linear-S1", "lstm"), "updates": 1, "test_trials": 4},
 }

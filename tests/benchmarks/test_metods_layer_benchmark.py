@@ -64,6 +64,13 @@ def test_the_memory_that_a_pass_adds_is_measured(script, monkeypatch) -> None:
     assert 250 < script.added_memory(Squares(), 3) < 350
 
 
+def test_the_fastest_compiled_form_counts(script) -> None:
+    speeds = {"naive": 1.0, "lazy": 9.0, "naive+compile": 2.0, "lazy+compile": 5.0}
+    found = {form: {"speed": speed, "memory": 1.0} for form, speed in speeds.items()}
+    assert script.fastest(found) == 5.0
+    assert script.fastest({"naive": found["naive"]}) is None
+
+
 def test_quick_prints_a_table_and_one_line_of_json(quick, monkeypatch) -> None:
     """Without a compiler, which would take a minute."""
     monkeypatch.setenv("PATH", "")

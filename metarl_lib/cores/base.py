@@ -54,11 +54,16 @@ class Core(nn.Module):
         initial = self.initial_state(xs.shape[1])
         ys = []
         for t, x in enumerate(xs):
-            if resets is not None and some_reset(resets[t]):
-                state = where_reset(resets[t], initial, state)
-            y, state = self.step(x, state)
+            y, state = self.step(x, begin(t, resets, initial, state))
             ys.append(y)
         return torch.stack(ys), state
+
+
+def begin(t: int, resets: Tensor | None, initial: State, state: State) -> State:
+    """The memory before step t, made new in the rows that are reset there."""
+    if resets is None or not some_reset(resets[t]):
+        return state
+    return where_reset(resets[t], initial, state)
 
 
 def where_reset(reset: Bool[Tensor, " B"], initial: State, state: State) -> State:

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl_lib.cores.base import Core, State, some_reset, where_reset
-from metarl_lib.cores.metods_replay import Kernels, Replay
+from metarl_lib.cores.base import Core, State, begin
+from metarl_lib.cores.metods_replay import Kernels, Replay, Shared, forward_step, project
 
 WRITES = ("vanilla", "linear", "mlp")
 PLASTICITIES = ("matrix", "scalar", "none")
@@ -45,7 +45,7 @@ class MetODS(Core):
             N(0, 0.01²) and never changed. It is not drawn anew in each life, because training
             goes through a life again and must meet the same weights.
         form: how it is computed, always with the same result. `"naive"` forms every W^s as
-            written; `"lazy"` forms no inner one (see `_lazy`); `"replay"` does as that, and
+            written; `"lazy"` forms no inner one (see `forward_step`); `"replay"` does as that, and
             keeps few of the W_t for the backward pass of a scan (see `Replay`), which can be
             differentiated once. `"auto"` is `"replay"`.
         compile: pass the step through `torch.compile`: faster after a minute of start-up; needs
@@ -107,7 +107,7 @@ class MetODS(Core):
             )
         self._kernels = Kernels().compiled() if compile else Kernels()
         function = _naive if form == "naive" else _lazy
-        self._update: Callable[..., tuple[Tensor, Tensor]] = (
+        self._update: Callable[[Tensor, Tensor, Shared], tuple[Tensor, Tensor]] = (
             torch.compile(function) if compile else function
         )
 
@@ -117,34 +117,30 @@ class MetODS(Core):
 
     def step(self, x: Float[Tensor, "B I"], state: State) -> tuple[Float[Tensor, "B O"], State]:
         """One step, S updates deep."""
-        return self._step(x, state, self._tables())
+        y, w = self._update(torch.tanh(self.embed(x)), state[0], self._shared())
+        return y, (w,)
 
     def scan(
         self, xs: Float[Tensor, "T B I"], state: State, resets: Tensor | None = None
     ) -> tuple[Float[Tensor, "T B O"], State]:
-        """T steps; what depends on parameters alone is computed once."""
-        tables, initial = self._tables(), self.initial_state(xs.shape[1])
+        """T steps; what depends on parameters or inputs alone is computed once."""
+        v, shared = torch.tanh(self.embed(xs)), self._shared()
         if self.form == "replay" and torch.is_grad_enabled():
-            shared = self.kappa, *tables, self.alpha, *self.project.parameters()
-            v = torch.tanh(self.embed(xs))
-            ys, w = Replay.apply(self._kernels, v, state[0], self.start, resets, *shared)
+            parameters = *shared[:4], *shared.weights
+            ys, w = Replay.apply(self._kernels, v, state[0], self.start, resets, *parameters)
             return ys, (w,)
-        ys = []
-        for t, x in enumerate(xs):
-            if resets is not None and some_reset(resets[t]):
-                state = where_reset(resets[t], initial, state)
-            y, state = self._step(x, state, tables)
-            ys.append(y)
-        return torch.stack(ys), state
+        initial, outputs = self.initial_state(xs.shape[1]), []
+        for t, embedded in enumerate(v):
+            (w,) = begin(t, resets, initial, state)
+            y, w = self._update(embedded, w, shared)
+            state = (w,)
+            outputs.append(y)
+        return torch.stack(outputs), state
 
-    def _step(self, x: Tensor, state: State, tables: Tables) -> tuple[Tensor, State]:
-        v, w = self._update(
-            torch.tanh(self.embed(x)), state[0], self.kappa, tables, self.alpha, self.project
-        )
-        return v, (w,)
-
-    def _tables(self) -> Tables:
-        return Tables(self.beta, self.beta) if self.form == "naive" else unroll(self.beta)
+    def _shared(self) -> Shared:
+        naive = self.form == "naive"
+        tables = Tables(self.beta, self.beta) if naive else unroll(self.beta)
+        return Shared(self.kappa, *tables, self.alpha, tuple(self.project.parameters()))
 
 
 class Tables(NamedTuple):
@@ -169,45 +165,18 @@ def unroll(beta: Float[Tensor, "S S1"]) -> Tables:
     return Tables(torch.stack(c), torch.stack(d))
 
 
-def _naive(
-    v: Tensor, w: Tensor, kappa: Tensor, tables: Tables, alpha: Tensor, project: nn.Module
-) -> tuple[Tensor, Tensor]:
+def _naive(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
     """The update as written: every W^s is formed."""
-    beta = tables.c
+    kappa, beta, _, alpha, weights = shared
     vs, ws = [v], [w]
     for s in range(1, len(kappa) + 1):
         read = torch.tanh(torch.bmm(ws[-1], vs[-1][:, :, None])[:, :, 0])
-        written = alpha * vs[-1][:, :, None] * project(vs[-1])[:, None, :]
+        written = alpha * vs[-1][:, :, None] * project(vs[-1], weights)[:, None, :]
         vs.append(sum(kappa[s - 1, k] * vs[k] for k in range(s)) + kappa[s - 1, s] * read)
         ws.append(sum(beta[s - 1, k] * ws[k] for k in range(s)) + beta[s - 1, s] * written)
     return vs[-1], ws[-1]
 
 
-def _lazy(
-    v: Tensor, w: Tensor, kappa: Tensor, tables: Tables, alpha: Tensor, project: nn.Module
-) -> tuple[Tensor, Tensor]:
-    """The same without the inner weights.
-
-    β are scalars and a write is linear in α, so W^s is c_s W⁰ plus writes weighted by d_s. With
-    (α ⊙ a ⊗ b) u = a ⊙ (α (b ⊙ u)) it can be read without being formed: α is shared by all
-    rows, so that this is a matrix product. W is read S times and written once.
-    """
-    c, d = tables
-    depth = len(kappa)
-    vs = [v]  # v^0 …
-    ps: list[Tensor] = []  # p(v^0) …
-    matrix = alpha.ndim == 2
-    for s in range(1, depth + 1):
-        u = vs[-1]
-        read = c[s - 1] * torch.bmm(w, u[:, :, None])[:, :, 0]
-        if s > 1:
-            a, b = torch.stack(vs[:-1], 1), torch.stack(ps, 1)  # [B, s − 1, N]
-            bu = b * u[:, None, :]
-            seen = bu @ alpha.T if matrix else alpha * bu.sum(-1, keepdim=True)
-            read = read + torch.einsum("l,bln->bn", d[s - 1, : s - 1], a * seen)
-        ps.append(project(u))
-        earlier = torch.einsum("l,lbn->bn", kappa[s - 1, :s], torch.stack(vs))
-        vs.append(earlier + kappa[s - 1, s] * torch.tanh(read))
-    a, b = torch.stack(vs[:-1], 2), torch.stack(ps, 1)
-    written = torch.bmm(a * d[depth], b)
-    return vs[-1], c[depth] * w + alpha * written
+def _lazy(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
+    """The same without the inner weights."""
+    return forward_step(v, w, shared)[:2]

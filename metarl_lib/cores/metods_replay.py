@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from metarl_lib.cores.base import begin, some_reset
+
 
 class Shared(NamedTuple):
     """What all rows and steps share: κ `[S, S + 1]`, the tables c and d, α, and p's parameters.
@@ -81,8 +83,13 @@ def spread(x: Tensor, alpha: Tensor, *, transposed: bool = False) -> Tensor:
     return (alpha * x.sum(-1, keepdim=True)).expand_as(x)
 
 
-def forward_step(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Trace]:
-    """v^S and the activities on the way there; the weights are only read."""
+def forward_step(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Tensor, Trace]:
+    """v^S, W_t, and the activities on the way there, without the inner weights.
+
+    β are scalars and a write is linear in α, so W^s is c_s W⁰ plus writes weighted by d_s. With
+    (α ⊙ a ⊗ b) u = a ⊙ (α (b ⊙ u)) it can be read without being formed: α is shared by all
+    rows, so that this is a matrix product. W is read S times and written once.
+    """
     kappa, c, d, alpha, weights = shared
     vs: list[Tensor] = [v]
     ps: list[Tensor] = []
@@ -93,11 +100,11 @@ def forward_step(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Trace]:
         if s > 1:
             a, p = torch.stack(vs[:-1]), torch.stack(ps)
             read = read + weighted(d[s - 1, : s - 1], a * spread(p * u, alpha))
-        if s < len(kappa):
-            ps.append(project(u, weights))
+        ps.append(project(u, weights))
         reads.append(torch.tanh(read))
         vs.append(weighted(kappa[s - 1, : s + 1], torch.stack([*vs, reads[-1]])))
-    return vs[-1], Trace(torch.stack(vs[:-1]), torch.stack(reads))
+    trace = Trace(torch.stack(vs[:-1]), torch.stack(reads))
+    return vs[-1], advance(w, outer_sum(trace.v, torch.stack(ps), shared), shared), trace
 
 
 def weighted(scalars: Tensor, x: Tensor) -> Tensor:
@@ -105,11 +112,16 @@ def weighted(scalars: Tensor, x: Tensor) -> Tensor:
     return torch.tensordot(scalars, x, 1)
 
 
+def outer_sum(v: Tensor, p: Tensor, shared: Shared) -> Tensor:
+    """Σ_l d_{S,l} v^l ⊗ p^l, `[B, N, N]`."""
+    d = shared.d[-1][:, None, None]
+    return torch.bmm((d * v).permute(1, 2, 0), p.transpose(0, 1))
+
+
 def written(v: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
     """Σ_l d_{S,l} v^l ⊗ p(v^l), `[B, N, N]`, and all p(v^l), `[S, B, N]`."""
     p = project(v, shared.weights)
-    d = shared.d[-1][:, None, None]
-    return torch.bmm((d * v).permute(1, 2, 0), p.transpose(0, 1)), p
+    return outer_sum(v, p, shared), p
 
 
 def advance(w: Tensor, outer: Tensor, shared: Shared) -> Tensor:
@@ -176,8 +188,8 @@ def backward_step(
         if s > 1:
             a, b, weight = v[: s - 1], p[: s - 1], d[s - 1, : s - 1, None, None]
             seen = b * u
-            spreaded = spread(seen, alpha)
-            each = g_read * spreaded
+            passed = spread(seen, alpha)
+            each = g_read * passed
             sums.d[s - 1, : s - 1] += (a * each).sum((1, 2))
             g_spread = weight * (g_read * a)
             g_seen = spread(g_spread, alpha, transposed=True)
@@ -235,11 +247,10 @@ class Replay(torch.autograd.Function):
         stretch = math.isqrt(max(0, len(v0) - 1)) + 1
         kept, traces, ys = [], [], []
         for t, v in enumerate(v0):
-            w = begin(w, start, resets, t)
+            (w,) = begin(t, resets, (start,), (w,))
             if t % stretch == 0:
                 kept.append(w)
-            y, trace = kernels.forward_step(v, w, shared)
-            w = kernels.advance(w, kernels.written(trace.v, shared)[0], shared)
+            y, w, trace = kernels.forward_step(v, w, shared)
             traces.append(trace)
             ys.append(y)
         activities = (torch.stack(x) for x in zip(*traces, strict=True))
@@ -268,7 +279,8 @@ class Replay(torch.autograd.Function):
             first = len(kept) * ctx.stretch
             for t in range(first, min(first + ctx.stretch, len(v))):
                 if t > first:
-                    w = begin(kernels.advance(w, stretch[-1][1], shared), start, ctx.resets, t)
+                    after = kernels.advance(w, stretch[-1][1], shared)
+                    (w,) = begin(t, ctx.resets, (start,), (after,))
                 stretch.append((w, *kernels.written(v[t], shared)))
             while stretch:
                 t = first + len(stretch) - 1
@@ -276,7 +288,7 @@ class Replay(torch.autograd.Function):
                 trace = Trace(v[t], read[t])
                 back = kernels.backward_step
                 g_v0.append(back(g_ys[t], g_w, w, outer, p, trace, shared, sums))
-                if ctx.resets is not None and bool(ctx.resets[t].any()):
+                if ctx.resets is not None and some_reset(ctx.resets[t]):
                     anew = ctx.resets[t][:, None, None]
                     g_start += (g_w * anew).sum(0)
                     g_w.masked_fill_(anew, 0.0)
@@ -285,10 +297,3 @@ class Replay(torch.autograd.Function):
             None, torch.stack(g_v0), g_w, g_start, None,
             sums.kappa, sums.c, sums.d, sums.alpha, *sums.weights,
         )  # fmt: skip
-
-
-def begin(w: Tensor, start: Tensor, resets: Tensor | None, t: int) -> Tensor:
-    """W before step t: that of a life's start where one begins."""
-    if resets is None or (resets.is_cpu and not bool(resets[t].any())):
-        return w
-    return torch.where(resets[t][:, None, None], start, w)

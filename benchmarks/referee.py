@@ -36,6 +36,7 @@ from torch import nn
 from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
 from metarl_lib.cores import GRU
 from metarl_lib.envs.adapters import SB3VecEnv
+from metarl_lib.experiments.sb3_recurrent import Returns
 from metarl_lib.report import mean_interval
 from metarl_lib.runs import generator, provenance, write_json
 
@@ -92,28 +93,25 @@ def train_ours(task: str, seed: int, budget: Budget) -> tuple[Any, list[float]]:
     encoder = nn.Sequential(nn.Linear(size, units), nn.Tanh(), nn.Linear(units, units), nn.Tanh())
     core = GRU(units, units)
     model = ActorCritic(core, env.observation_space, env.action_space, encoder=encoder)
-    names = ("tasks", "environment", "actions", "minibatches")
-    learner = PPO(env, model, settings, Streams(*(generator(seed, name) for name in names)))
+    streams = Streams(*(generator(seed, name) for name in Streams._fields))
+    learner = PPO(env, model, settings, streams)
     return model, [learner.update()["return"] for _ in range(budget.updates)]
 
 
 class Curve(BaseCallback):
     """The mean return of the episodes that ended in each segment."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.running, self.ended, self.means = np.zeros(rows), [], []
+        self.returns, self.means = Returns(), []
 
     def _on_step(self) -> bool:
-        dones = self.locals["dones"]
-        self.running += REWARD  # the rewards there already hold the bootstrapped values
-        self.ended += self.running[dones].tolist()
-        self.running[dones] = 0.0
+        self.returns.add(self.locals["rewards"], self.locals["dones"])
         return True
 
     def _on_rollout_end(self) -> None:
-        self.means.append(float(np.mean(self.ended)) if self.ended else float("nan"))
-        self.ended = []
+        mean = self.returns.take()
+        self.means.append(float("nan") if mean is None else mean)
 
 
 def train_peer(learner: str, task: str, seed: int, budget: Budget) -> tuple[Any, list[float]]:
@@ -135,7 +133,7 @@ def train_peer(learner: str, task: str, seed: int, budget: Budget) -> tuple[Any,
     else:
         sizes = {"lstm_hidden_size": budget.units}
         model = RecurrentPPO("MlpLstmPolicy", venv, policy_kwargs=sizes, **common)
-    curve = Curve(budget.rows)
+    curve = Curve()
     model.learn(budget.steps, callback=curve)
     return model, curve.means
 

@@ -178,9 +178,7 @@ def widened(tensors: Mapping[str, Tensor], model: ActorCritic) -> dict[str, Tens
 
 
 def pairs(config: Config) -> list[tuple[str, str, str]]:
-    """Agent, cell, and the variant's name, such as `gru-k5-n100`; shorter trials and
-    fewer arms first.
-    """
+    """Agent, cell, and variant, such as `gru-k5-n100`; shorter trials, then fewer arms, first."""
     found = []
     for agent in config.agents:
         cells = config.cells if agent == "gru" else config.lstm_cells

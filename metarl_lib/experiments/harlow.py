@@ -187,12 +187,11 @@ def as_it_is(config: Config, seed: int, agent: Any) -> dict[str, float | Tensor]
         ]
     )
     values |= {f"correct_{k + 1}": share for k, share in enumerate(right)}
-    same = (tasks.rewarded > 0.5) == (tasks.other > 0.5)
-    values["correct_same_side"] = right[1:, same].mean() if same.any() else 0.0
-    values["correct_other_side"] = right[1:, ~same].mean() if (~same).any() else 0.0
-    won = right[0] > 0
-    values["correct_after_right"] = right[1:, won].mean() if won.any() else 0.0
-    values["correct_after_wrong"] = right[1:, ~won].mean() if (~won).any() else 0.0
+    same, won = (tasks.rewarded > 0.5) == (tasks.other > 0.5), right[0] > 0
+    for name, part in (
+        ("same_side", same), ("other_side", ~same), ("after_right", won), ("after_wrong", ~won),
+    ):  # fmt: skip
+        values[f"correct_{name}"] = right[1:, part].mean() if part.any() else 0.0
     return values
 
 

@@ -21,29 +21,42 @@ from metarl_lib.experiments.learners import learn_finite, policy_tensors, seed_o
 from metarl_lib.runs import Stage
 
 
+class Returns:
+    """The returns of the trials that end in running rows."""
+
+    def __init__(self) -> None:
+        self.running = np.zeros(1)
+        self.ended: list[float] = []
+
+    def add(self, rewards: np.ndarray, dones: np.ndarray) -> None:
+        """One step of every row."""
+        self.running = self.running + rewards
+        self.ended += self.running[dones].tolist()
+        self.running = np.where(dones, 0.0, self.running)
+
+    def take(self) -> float | None:
+        """The mean of the trials that ended since the last call, if there were any."""
+        mean = sum(self.ended) / len(self.ended) if self.ended else None
+        self.ended = []
+        return mean
+
+
 class Curve(BaseCallback):
     """Logs the mean return of the trials that ended in each rollout, and shows a bar."""
 
     def __init__(self, stage: Stage, total: int) -> None:
         super().__init__()
-        self.stage = stage
-        self.running = np.zeros(0)
-        self.ended: list[float] = []
+        self.stage, self.returns = stage, Returns()
         self.bar = tqdm(total=total, desc=stage.name, leave=False, disable=None, unit="step")
 
     def _on_step(self) -> bool:
-        rewards, dones = self.locals["rewards"], self.locals["dones"]
-        self.running = (self.running if len(self.running) else np.zeros(len(rewards))) + rewards
-        self.ended += self.running[dones].tolist()
-        self.running = np.where(dones, 0.0, self.running)
+        self.returns.add(self.locals["rewards"], self.locals["dones"])
         return True
 
     def _on_rollout_end(self) -> None:
-        if self.ended:
-            self.stage.log(
-                self.num_timesteps, {"training_return": sum(self.ended) / len(self.ended)}
-            )
-        self.ended = []
+        mean = self.returns.take()
+        if mean is not None:
+            self.stage.log(self.num_timesteps, {"training_return": mean})
         self.bar.update(self.num_timesteps - self.bar.n)
 
     def _on_training_end(self) -> None:

@@ -61,13 +61,12 @@ def distances(
 def neighbours(values: Tensor, outside: float | int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What stands above, below, to the left and to the right of each cell, `[B, m, m]` each."""
     padded = torch.nn.functional.pad(values, (1, 1, 1, 1), value=outside)
-    middle = padded[:, 1:-1, 1:-1].shape
-    height, width = middle[1], middle[2]
+    middle = slice(1, -1)
     return (
-        padded[:, :height, 1:-1],
-        padded[:, 2:, 1:-1],
-        padded[:, 1:-1, :width],
-        padded[:, 1:-1, 2:],
+        padded[:, :-2, middle],
+        padded[:, 2:, middle],
+        padded[:, middle, :-2],
+        padded[:, middle, 2:],
     )
 
 

@@ -17,8 +17,10 @@ from gymnasium.vector.utils import batch_space
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
-from metarl_lib.envs.base import BatchedEnv, Step, replace_rows
+from metarl_lib.envs.base import BatchedEnv, DrawnEnv, Step, replace_rows
 from metarl_lib.envs.trial import Trial
+
+RENDER_FPS = 8
 
 
 class Rows:
@@ -28,9 +30,22 @@ class Rows:
         env: the environment.
         batch: B, the number of rows.
         split: which tasks a fresh start draws, `"train"` or `"test"`.
+        render_mode: None, or `"rgb_array"` for environments that can be drawn.
+
+    Raises:
+        ValueError: for another mode, or where there is nothing to draw.
     """
 
-    def __init__(self, env: BatchedEnv, batch: int, split: str = "train") -> None:
+    def __init__(
+        self, env: BatchedEnv, batch: int, split: str = "train", render_mode: str | None = None
+    ) -> None:
+        inner = env.env if isinstance(env, Trial) else env
+        self.render_modes = ["rgb_array"] if isinstance(inner, DrawnEnv) else []
+        if render_mode is not None and render_mode not in self.render_modes:
+            name, choices = type(inner).__name__, [*self.render_modes, "None"]
+            raise ValueError(
+                f"render_mode={render_mode!r} is unknown to {name}: choose {' or '.join(choices)}"
+            )
         self.env, self.batch, self.split = env, batch, split
         self.generator = torch.Generator()
         self.generator.seed()
@@ -58,6 +73,16 @@ class Rows:
         self.state = replace_rows(self.state, ended, fresh)
         return replace_rows(observation, ended, first)
 
+    def frames(self) -> list[np.ndarray]:
+        """A picture of every row."""
+        if self.state is None:
+            raise RuntimeError("render was called before reset: call reset first")
+        env, state = self.env, self.state
+        if isinstance(env, Trial):
+            env, state = env.env, state.inner
+        assert isinstance(env, DrawnEnv)
+        return [env.render(state, row) for row in range(self.batch)]
+
     def _fresh(self, count: int) -> tuple[Any, Tensor]:
         tasks = self.env.sample_tasks(count, self.generator, self.split)
         return self.env.reset(tasks, self.generator)
@@ -66,10 +91,11 @@ class Rows:
 class SingleEnv(gymnasium.Env):
     """One row as a Gymnasium environment."""
 
-    metadata = {"render_modes": []}  # noqa: RUF012
-
-    def __init__(self, env: BatchedEnv, split: str = "train") -> None:
-        self.rows = Rows(env, 1, split)
+    def __init__(
+        self, env: BatchedEnv, split: str = "train", render_mode: str | None = None
+    ) -> None:
+        self.rows, self.render_mode = Rows(env, 1, split, render_mode), render_mode
+        self.metadata = {"render_modes": self.rows.render_modes, "render_fps": RENDER_FPS}
         self.observation_space, self.action_space = env.observation_space, env.action_space
 
     def reset(
@@ -92,14 +118,27 @@ class SingleEnv(gymnasium.Env):
             info,
         )
 
+    def render(self) -> np.ndarray | None:
+        """The row as a picture, with `render_mode="rgb_array"`; else None."""
+        return self.rows.frames()[0] if self.render_mode else None
+
 
 class VectorEnv(gymnasium.vector.VectorEnv):
     """B rows as a Gymnasium vector environment that restarts a row in the step that ends it."""
 
-    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
-
-    def __init__(self, env: BatchedEnv, num_envs: int, split: str = "train") -> None:
-        self.rows = Rows(env, num_envs, split)
+    def __init__(
+        self,
+        env: BatchedEnv,
+        num_envs: int,
+        split: str = "train",
+        render_mode: str | None = None,
+    ) -> None:
+        self.rows, self.render_mode = Rows(env, num_envs, split, render_mode), render_mode
+        self.metadata = {
+            "render_modes": self.rows.render_modes,
+            "render_fps": RENDER_FPS,
+            "autoreset_mode": AutoresetMode.SAME_STEP,
+        }
         self.num_envs = num_envs
         self.single_observation_space = env.observation_space
         self.single_action_space = env.action_space
@@ -135,6 +174,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             info,
         )
 
+    def render(self) -> tuple[np.ndarray, ...] | None:
+        """Every row as a picture, with `render_mode="rgb_array"`; else None."""
+        return tuple(self.rows.frames()) if self.render_mode else None
+
 
 class SB3VecEnv(VecEnv):
     """B rows as a Stable-Baselines3 vector environment.
@@ -144,15 +187,22 @@ class SB3VecEnv(VecEnv):
         num_envs: B.
         seed: of the rows' stream, which goes on when the environment is reset.
         split: which tasks are drawn.
+        render_mode: None, or `"rgb_array"` for environments that can be drawn.
     """
 
     def __init__(
-        self, env: BatchedEnv, num_envs: int, *, seed: int = 0, split: str = "train"
+        self,
+        env: BatchedEnv,
+        num_envs: int,
+        *,
+        seed: int = 0,
+        split: str = "train",
+        render_mode: str | None = None,
     ) -> None:
-        self.rows = Rows(env, num_envs, split)
+        self.rows = Rows(env, num_envs, split, render_mode)
         self.rows.generator.manual_seed(seed)
         self._actions: np.ndarray | None = None
-        self.render_mode = None
+        self.render_mode = render_mode
         super().__init__(num_envs, env.observation_space, env.action_space)
 
     def reset(self) -> np.ndarray:
@@ -208,8 +258,8 @@ class SB3VecEnv(VecEnv):
         return [False for _ in self._get_indices(indices)]
 
     def get_images(self) -> Sequence[np.ndarray | None]:
-        """There is nothing to draw."""
-        return [None] * self.num_envs
+        """Every row as a picture, with `render_mode="rgb_array"`."""
+        return self.rows.frames() if self.render_mode else [None] * self.num_envs
 
 
 def draw_seed(stream: np.random.Generator) -> int:
@@ -218,7 +268,11 @@ def draw_seed(stream: np.random.Generator) -> int:
 
 
 def make_single(
-    batched: str, split: str = "train", episodes: int | None = None, **options: Any
+    batched: str,
+    split: str = "train",
+    episodes: int | None = None,
+    render_mode: str | None = None,
+    **options: Any,
 ) -> SingleEnv:
     """What `gymnasium.make` calls.
 
@@ -226,9 +280,10 @@ def make_single(
         batched: where the batched environment stands, as `module:class`.
         split: which tasks are drawn.
         episodes: of one task, in a `Trial`; without it, the environment as it is.
+        render_mode: None, or `"rgb_array"` for environments that can be drawn.
         options: of the batched environment.
     """
-    return SingleEnv(_make(batched, episodes, options), split)
+    return SingleEnv(_make(batched, episodes, options), split, render_mode)
 
 
 def make_vector(
@@ -236,10 +291,11 @@ def make_vector(
     num_envs: int = 1,
     split: str = "train",
     episodes: int | None = None,
+    render_mode: str | None = None,
     **options: Any,
 ) -> VectorEnv:
     """What `gymnasium.make_vec` calls; the arguments are those of `make_single`."""
-    return VectorEnv(_make(batched, episodes, options), num_envs, split)
+    return VectorEnv(_make(batched, episodes, options), num_envs, split, render_mode)
 
 
 def _make(place: str, episodes: int | None, options: dict[str, Any]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float, Integer
@@ -63,6 +64,14 @@ class BoundedEnv(BatchedEnv, Protocol):
     @property
     def max_steps(self) -> int:
         """Steps after which every episode has ended."""
+
+
+@runtime_checkable
+class DrawnEnv(BatchedEnv, Protocol):
+    """A batched environment that can be looked at."""
+
+    def render(self, state: Any, row: int = 0) -> np.ndarray:
+        """One row as a picture, `[height, width, 3]`, whole numbers from 0 to 255."""
 
 
 def map_tree(function: Callable[..., Tensor], *trees: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor
 from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.base import Step, check_discrete
 from metarl_lib.envs.maze_layouts import layouts
+from metarl_lib.envs.maze_picture import picture
 from metarl_lib.envs.option_checks import check_whole
 
 REWARD = 10.0
@@ -137,6 +138,11 @@ class Maze:
         near = torch.arange(-1, 2, device=state.position.device)
         around = (self.width * near[:, None] + near).flatten()
         return state.walls.gather(1, state.position[:, None] + around)
+
+    def render(self, state: MazeState, row: int = 0) -> np.ndarray:
+        """One row from above, 16 × 16 pixels a cell, `[16 (n + 2), 16 (n + 2), 3]`."""
+        walls = state.walls[row].reshape(self.width, self.width)
+        return picture(walls.cpu().numpy(), int(state.target[row]), int(state.position[row]))
 
     def _jump(self, state: MazeState, generator: torch.Generator) -> Tensor:
         """An open cell that is not the target, for each row."""

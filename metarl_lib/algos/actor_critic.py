@@ -25,29 +25,134 @@ class Outputs(NamedTuple):
     state: State
 
 
-class ActorCritic(nn.Module):
-    """Policy and value function on one core.
-
-    The observation, flat, goes through the core, as it is or through an encoder in front of it;
-    two linear heads read what the core gives. Actions are discrete (softmax) or vectors (normal,
-    with a standard deviation for each dimension that does not depend on the state).
+class Agent(nn.Module):
+    """What every agent with a memory is: it says of each step a policy and a value.
 
     Args:
-        core: a memory cell whose input size is that of the observation, or of the encoder.
         observation_space: a flat `Box`.
-        action_space: `Discrete`, or a flat `Box`, to whose bounds actions are clipped.
-        encoder: from observations to the core's input; None to pass them on.
+        action_space: `Discrete` (softmax), or a flat `Box` (normal, with a standard deviation
+            for each dimension that does not depend on the state), to whose bounds actions are
+            clipped.
         log_std: logarithm of the initial standard deviation of continuous actions.
-        value_unit: what the value head counts in. With about the size of a return, the value
-            loss, in squares of it, is about 1 and does not drown the policy's, with which it
-            shares the core.
+        value_unit: what values count in. With about the size of a return, the value loss, in
+            squares of it, is about 1 and does not drown the policy's, with which it shares the
+            memory.
 
     Raises:
-        ValueError: for a space that is not supported, sizes that do not fit, or a unit <= 0.
+        ValueError: for a space that is not supported, or a unit <= 0.
     """
 
     low: Tensor
     high: Tensor
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        *,
+        log_std: float = 0.0,
+        value_unit: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not 0 < value_unit < math.inf:
+            raise ValueError(f"value_unit={value_unit}: must be greater than 0 and finite")
+        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
+            raise ValueError(
+                f"observation_space={observation_space}: must be a flat Box; wrap the environment"
+            )
+        self.inputs = int(observation_space.shape[0])
+        self.action_space, self.value_unit = action_space, value_unit
+        if isinstance(action_space, spaces.Discrete):
+            self.outputs = int(action_space.n)
+        elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
+            self.outputs = action_space.shape[0]
+            self.log_std = nn.Parameter(torch.full((self.outputs,), float(log_std)))
+            for name, bound in (("low", action_space.low), ("high", action_space.high)):
+                bounds = torch.as_tensor(bound, dtype=torch.get_default_dtype())
+                self.register_buffer(name, bounds, persistent=False)
+        else:
+            raise ValueError(f"action_space={action_space}: must be Discrete or a flat Box")
+
+    def initial_state(self, batch: int) -> State:
+        """The memory at the start of a life."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        observations: Float[Tensor, "T B I"],
+        state: State,
+        resets: Bool[Tensor, "T B"] | None = None,
+    ) -> Outputs:
+        """T steps of every row, through time; see `Core.scan`."""
+        raise NotImplementedError
+
+    def step(self, observation: Float[Tensor, "B I"], state: State) -> Outputs:
+        """One step of every row."""
+        raise NotImplementedError
+
+    def clip(self, action: Tensor) -> Tensor:
+        """What the environment is given: continuous actions within the bounds of their space."""
+        if not isinstance(self.action_space, spaces.Box):
+            return action
+        return action.clamp(self.low, self.high)
+
+    def policy(self, found: Tensor) -> Policy:
+        """The policy over actions of which a network has found logits, or means."""
+        if isinstance(self.action_space, spaces.Discrete):
+            return Categorical(logits=found, validate_args=False)
+        normal = Normal(found, self.log_std.exp().expand_as(found), validate_args=False)
+        return Independent(normal, 1, validate_args=False)
+
+    @torch.no_grad()
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: tuple[np.ndarray, ...] | None = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Act as a recurrent policy of Stable-Baselines3 does.
+
+        Args:
+            observation: `[I]` of one row, or `[B, I]`.
+            state: what the call before returned; None at the start.
+            episode_start: `[B]`, true where memory starts anew.
+            deterministic: take the most likely action instead of drawing one, which uses
+                torch's global stream.
+
+        Returns:
+            The action, `[B, …]` or of one row, and the memory.
+        """
+        weight = next(self.parameters())
+        seen = torch.as_tensor(np.asarray(observation), dtype=weight.dtype, device=weight.device)
+        single = seen.ndim == 1
+        seen = seen[None] if single else seen
+        memory = self.initial_state(len(seen))
+        if state is not None:
+            carried = tuple(torch.as_tensor(s, device=weight.device) for s in state)
+            begins = np.zeros(len(seen), bool) if episode_start is None else episode_start
+            reset = torch.as_tensor(np.atleast_1d(begins), dtype=torch.bool, device=weight.device)
+            memory = where_reset(reset, memory, carried)
+        policy, _, memory = self.step(seen, memory)
+        action = self.clip(policy.mode if deterministic else policy.sample())
+        chosen = action.cpu().numpy()
+        return (chosen.squeeze(0) if single else chosen), tuple(s.cpu().numpy() for s in memory)
+
+
+class ActorCritic(Agent):
+    """Policy and value function on one core.
+
+    The observation, flat, goes through the core, as it is or through an encoder in front of it;
+    two linear heads read what the core gives.
+
+    Args:
+        core: a memory cell whose input size is that of the observation, or of the encoder.
+        observation_space: see `Agent`, as for the other arguments that are not named here.
+        encoder: from observations to the core's input; None to pass them on.
+
+    Raises:
+        ValueError: as an `Agent` does, or for sizes that do not fit.
+    """
 
     def __init__(
         self,
@@ -59,33 +164,15 @@ class ActorCritic(nn.Module):
         log_std: float = 0.0,
         value_unit: float = 1.0,
     ) -> None:
-        super().__init__()
-        if not 0 < value_unit < math.inf:
-            raise ValueError(f"value_unit={value_unit}: must be greater than 0 and finite")
-        if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
-            raise ValueError(
-                f"observation_space={observation_space}: must be a flat Box; wrap the environment"
-            )
-        if encoder is None and core.input_size != observation_space.shape[0]:
+        super().__init__(observation_space, action_space, log_std=log_std, value_unit=value_unit)
+        if encoder is None and core.input_size != self.inputs:
             raise ValueError(
                 f"the core takes {core.input_size} numbers and an observation has "
-                f"{observation_space.shape[0]}: make the core with that input size"
+                f"{self.inputs}: make the core with that input size"
             )
         self.core = core
         self.encoder = nn.Identity() if encoder is None else encoder
-        self.action_space = action_space
-        self.value_unit = value_unit
-        if isinstance(action_space, spaces.Discrete):
-            outputs = int(action_space.n)
-        elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
-            outputs = action_space.shape[0]
-            self.log_std = nn.Parameter(torch.full((outputs,), float(log_std)))
-            for name, bound in (("low", action_space.low), ("high", action_space.high)):
-                bounds = torch.as_tensor(bound, dtype=torch.get_default_dtype())
-                self.register_buffer(name, bounds, persistent=False)
-        else:
-            raise ValueError(f"action_space={action_space}: must be Discrete or a flat Box")
-        self.policy_head = nn.Linear(core.num_units, outputs)
+        self.policy_head = nn.Linear(core.num_units, self.outputs)
         self.value_head = nn.Linear(core.num_units, 1)
         with torch.no_grad():  # actions are nearly uniform, or near zero, at the start
             self.policy_head.weight.mul_(0.01)
@@ -111,54 +198,9 @@ class ActorCritic(nn.Module):
         y, state = self.core.step(self.encoder(observation), state)
         return Outputs(*self._read(y), state)
 
-    def clip(self, action: Tensor) -> Tensor:
-        """What the environment is given: continuous actions within the bounds of their space."""
-        if not isinstance(self.action_space, spaces.Box):
-            return action
-        return action.clamp(self.low, self.high)
-
     def _read(self, ys: Tensor) -> tuple[Policy, Tensor]:
-        found = self.policy_head(ys)
         values = self.value_unit * self.value_head(ys).squeeze(-1)
-        if isinstance(self.action_space, spaces.Discrete):
-            return Categorical(logits=found, validate_args=False), values
-        normal = Normal(found, self.log_std.exp().expand_as(found), validate_args=False)
-        return Independent(normal, 1, validate_args=False), values
-
-    @torch.no_grad()
-    def predict(
-        self,
-        observation: np.ndarray,
-        state: tuple[np.ndarray, ...] | None = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
-        """Act as a recurrent policy of Stable-Baselines3 does.
-
-        Args:
-            observation: `[I]` of one row, or `[B, I]`.
-            state: what the call before returned; None at the start.
-            episode_start: `[B]`, true where memory starts anew.
-            deterministic: take the most likely action instead of drawing one, which uses
-                torch's global stream.
-
-        Returns:
-            The action, `[B, …]` or of one row, and the memory.
-        """
-        weight = self.value_head.weight
-        seen = torch.as_tensor(np.asarray(observation), dtype=weight.dtype, device=weight.device)
-        single = seen.ndim == 1
-        seen = seen[None] if single else seen
-        memory = self.initial_state(len(seen))
-        if state is not None:
-            carried = tuple(torch.as_tensor(s, device=weight.device) for s in state)
-            begins = np.zeros(len(seen), bool) if episode_start is None else episode_start
-            reset = torch.as_tensor(np.atleast_1d(begins), dtype=torch.bool, device=weight.device)
-            memory = where_reset(reset, memory, carried)
-        policy, _, memory = self.step(seen, memory)
-        action = self.clip(policy.mode if deterministic else policy.sample())
-        chosen = action.cpu().numpy()
-        return (chosen.squeeze(0) if single else chosen), tuple(s.cpu().numpy() for s in memory)
+        return self.policy(self.policy_head(ys)), values
 
 
 def draw(policy: Policy, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl_lib.algos.actor_critic import ActorCritic, draw
+from metarl_lib.algos.actor_critic import Agent, draw
 from metarl_lib.algos.losses import gae, policy_gradient_loss, ppo_loss, standardise, value_loss
 from metarl_lib.cores.base import State, where_reset
 from metarl_lib.envs.base import BatchedEnv, map_tree, where_rows
@@ -114,9 +114,7 @@ class PPO:
         streams: every random draw comes from these.
     """
 
-    def __init__(
-        self, env: BatchedEnv, model: ActorCritic, settings: Settings, streams: Streams
-    ) -> None:
+    def __init__(self, env: BatchedEnv, model: Agent, settings: Settings, streams: Streams) -> None:
         self.env, self.model, self.settings, self.streams = env, model, settings, streams
         self.optimiser = OPTIMISERS[settings.optimiser](
             model.parameters(), lr=settings.learning_rate, eps=1e-5

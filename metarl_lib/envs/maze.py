@@ -15,8 +15,10 @@ from metarl_lib.envs.base import Step, check_discrete
 from metarl_lib.envs.maze_layouts import layouts
 from metarl_lib.envs.maze_picture import picture
 from metarl_lib.envs.option_checks import check_whole
+from metarl_lib.envs.weight_checks import check_choice
 
 REWARD = 10.0
+TARGETS = ("hidden", "visible")
 PARTS = 5
 LEAST_SIZE = 3
 
@@ -73,12 +75,13 @@ class Maze:
         ValueError: for numbers out of range.
     """
 
-    def __init__(self, size: int = 8, steps: int = 100) -> None:
+    def __init__(self, size: int = 8, steps: int = 100, target: str = "hidden") -> None:
         check_whole("size", size, LEAST_SIZE)
         check_whole("steps", steps)
-        self.size, self.steps = size, steps
+        check_choice("target", target, TARGETS)
+        self.size, self.steps, self.visible = size, steps, target == "visible"
         self.width = size + 2  # of the maze with its walls around
-        self.observation_space = spaces.Box(0.0, 1.0, (9,), np.float32)
+        self.observation_space = spaces.Box(0.0, 1.0, (18 if self.visible else 9,), np.float32)
         self.action_space = spaces.Discrete(4)
 
     @property
@@ -134,10 +137,13 @@ class Maze:
         )
 
     def observe(self, state: MazeState) -> Tensor:
-        """The nine cells around the agent, `[B, 9]`."""
+        """The nine cells around the agent, `[B, 9]`; with a visible target, that too, `[B, 18]`."""
         near = torch.arange(-1, 2, device=state.position.device)
-        around = (self.width * near[:, None] + near).flatten()
-        return state.walls.gather(1, state.position[:, None] + around)
+        around = state.position[:, None] + (self.width * near[:, None] + near).flatten()
+        walls = state.walls.gather(1, around)
+        if not self.visible:
+            return walls
+        return torch.cat([walls, (around == state.target[:, None]).to(walls)], 1)
 
     def render(self, state: MazeState, row: int = 0) -> np.ndarray:
         """One row from above, 16 × 16 pixels a cell, `[16 (n + 2), 16 (n + 2), 3]`."""

@@ -24,8 +24,10 @@ class PlainMaze:
     `others` are the cells where a jump may lead, counted row by row.
     """
 
-    def __init__(self, free: list[list[bool]], target: int, steps: int) -> None:
-        size = range(len(free))
+    def __init__(
+        self, free: list[list[bool]], target: int, steps: int, *, visible: bool = False
+    ) -> None:
+        size, self.visible = range(len(free)), visible
         self.open = [(row, column) for row in size for column in size if free[row][column]]
         self.target, self.steps, self.time = divmod(target, len(free)), steps, 0
         self.others = [cell for cell in self.open if cell != self.target]
@@ -44,7 +46,8 @@ class PlainMaze:
     def observation(self) -> list[float]:
         row, column = self.here
         around = [(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)]
-        return [0.0 if cell in self.open else 1.0 for cell in around]
+        walls = [0.0 if cell in self.open else 1.0 for cell in around]
+        return walls + [float(cell == self.target) for cell in around] * self.visible
 
     def step(self, action: int, u: float) -> Said:
         ahead = self.beside(self.here, action)

@@ -43,7 +43,7 @@ def begin(env: Maze, generator: torch.Generator, split: str = "train"):
     """State, observation and the plain rows, which start where the first draws say."""
     tasks = env.sample_tasks(ROWS, generator, split)
     pairs = zip(tasks.open.tolist(), tasks.target.tolist(), strict=True)
-    plain = [PlainMaze(free, target, env.steps) for free, target in pairs]
+    plain = [PlainMaze(*pair, env.steps, visible=env.visible) for pair in pairs]
     for row, u in zip(plain, torch.rand(ROWS, generator=twin(generator)).tolist(), strict=True):
         row.start(row.jump(u))
     kept = map_tree(torch.clone, tasks)
@@ -54,9 +54,11 @@ def begin(env: Maze, generator: torch.Generator, split: str = "train"):
 
 @pytest.mark.parametrize(("size", "steps"), [(8, 100), (3, 30), (5, 60), (5, 1)])
 @pytest.mark.parametrize("purpose", [0.0, 0.8])
-def test_every_step_is_that_of_the_plain_row(size, steps, purpose) -> None:
+@pytest.mark.parametrize("target", ["hidden", "visible"])
+def test_every_step_is_that_of_the_plain_row(size, steps, purpose, target) -> None:
     """Random walks, and walks with a purpose: most of their steps lead to the target."""
-    env, generator = Maze(size, steps), stream(size)
+    env, generator = Maze(size, steps, target), stream(size)
+    assert env.observation_space.shape == (18 if target == "visible" else 9,)
     state, observation, plain = begin(env, generator)
     close(observation, [row.observation() for row in plain], 0)
     tasks, kept_tasks = state.tasks, map_tree(torch.clone, state.tasks)
@@ -213,7 +215,7 @@ def test_another_maze_in_one_row_changes_no_other_row(row) -> None:
 
 def test_the_defaults_are_those_of_the_published_task() -> None:
     env = Maze()
-    assert (env.size, env.steps, env.max_steps) == (8, 100, 100)
+    assert (env.size, env.steps, env.max_steps, env.visible) == (8, 100, 100, False)
 
 
 @pytest.mark.parametrize(
@@ -223,6 +225,7 @@ def test_the_defaults_are_those_of_the_published_task() -> None:
         ({"size": 8.0}, r"size=8\.0: .*whole number >= 3"),
         ({"steps": 0}, "steps=0: .*whole number >= 1"),
         ({"steps": True}, "steps=True: .*whole number >= 1"),
+        ({"target": "seen"}, "target='seen' is unknown: choose one of hidden, visible"),
     ],
 )
 def test_bad_options_are_refused_in_one_line(options, words, monkeypatch) -> None:

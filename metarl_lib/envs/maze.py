@@ -69,7 +69,8 @@ class Maze:
     Training and test tasks are disjoint: the target is the r-th of the maze's K open cells, and
     (r + K) modulo 5 is 0 in test tasks alone. Apart from that it is drawn evenly.
 
-    `info["hit"]` says whether the step reached the target, `[B]`.
+    `info["hit"]` says whether the step reached the target, `info["cell"]` the number of the cell
+    where the agent stands after it, row by row, `[B]` each.
 
     Raises:
         ValueError: for numbers out of range.
@@ -132,9 +133,8 @@ class Maze:
         state = state._replace(position=position, time=state.time + 1)
         ended = state.time >= self.steps
         reward = REWARD * hit.float()
-        return state, Step(
-            self.observe(state), reward, ended, torch.zeros_like(ended), {"hit": hit}
-        )
+        info = {"hit": hit, "cell": self._inside(position)}
+        return state, Step(self.observe(state), reward, ended, torch.zeros_like(ended), info)
 
     def observe(self, state: MazeState) -> Tensor:
         """The nine cells around the agent, `[B, 9]`; with a visible target, that too, `[B, 18]`."""
@@ -155,6 +155,11 @@ class Maze:
         u = torch.rand(len(state.vacant), generator=generator, device=state.vacant.device)
         place = torch.minimum((u * state.vacant).long(), state.vacant - 1)
         return state.places.gather(1, place[:, None])[:, 0]
+
+    def _inside(self, cell: Tensor) -> Tensor:
+        """The number of a cell when the wall around is not counted."""
+        row = cell.div(self.width, rounding_mode="floor")
+        return self.size * (row - 1) + cell % self.width - 1
 
     def _bordered(self, cell: Tensor) -> Tensor:
         """The number of a cell when the wall around is counted, too."""

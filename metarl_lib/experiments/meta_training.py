@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
+from metarl_lib.algos import PPO, Agent, Settings, Streams
 from metarl_lib.algos.actor_critic import Outputs, draw
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.experiments.base import row
@@ -19,11 +19,13 @@ from metarl_lib.runs import Row, Run, Stage, generator
 LOGS, LOGS_PER_CHECKPOINT = 100, 5
 """Points of a learning curve, and how many of them lie between two checkpoints."""
 
+AgentT = TypeVar("AgentT", bound=Agent)
+
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""
 
 
-def make_model(make: Callable[[], ActorCritic], seed: int, index: int) -> ActorCritic:
+def make_model(make: Callable[[], AgentT], seed: int, index: int) -> AgentT:
     """An agent whose initial parameters depend on the root seed and the index alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(generator(seed, "init", index).initial_seed())
@@ -31,7 +33,7 @@ def make_model(make: Callable[[], ActorCritic], seed: int, index: int) -> ActorC
 
 
 def train_agent(
-    stage: Stage, env: BatchedEnv, model: ActorCritic, settings: Settings, seed: int, index: int
+    stage: Stage, env: BatchedEnv, model: Agent, settings: Settings, seed: int, index: int
 ) -> None:
     """Train an agent to the end of its stage, from the stage's last checkpoint on.
 
@@ -130,6 +132,7 @@ def play(
     *,
     greedy: bool = True,
     wiped: bool = False,
+    frozen_after: int | None = None,
     watch: Watch | None = None,
 ) -> Played:
     """Let an agent live one trial of each task.
@@ -142,6 +145,7 @@ def play(
         greedy: takes the most likely action; else actions are drawn.
         wiped: makes the memory new before every step, so that nothing can be learned in a
             trial but what the observation repeats.
+        frozen_after: from this number of steps on, every step starts from the same memory.
         watch: looks on.
     """
     state, observation = env.reset(tasks, stream)
@@ -150,7 +154,8 @@ def play(
     rewards, lives, actions, infos = [], [], [], []
     for t in range(env.max_steps):
         outputs = model.step(observation, initial if wiped else memory)
-        memory = outputs.state
+        if frozen_after is None or t < frozen_after:
+            memory = outputs.state
         action = outputs.policy.mode if greedy else draw(outputs.policy, stream)
         if watch is not None:
             watch(t, observation, outputs, action)
@@ -167,7 +172,7 @@ def play(
     return Played(torch.stack(rewards), torch.stack(lives), torch.stack(actions), info)
 
 
-def load_agent(model: ActorCritic, tensors: Mapping[str, Tensor], variant: str) -> ActorCritic:
+def load_agent(model: AgentT, tensors: Mapping[str, Tensor], variant: str) -> AgentT:
     """The agent whose tensors stand under `variant.`."""
     own = {
         k.removeprefix(f"{variant}."): t for k, t in tensors.items() if k.startswith(f"{variant}.")

@@ -124,15 +124,36 @@ def shortest_path(free: Open, target: Target, steps: int) -> Outlook:
     return Outlook(worth[:, steps], success, first)
 
 
+def least_search(free: Open, steps: int) -> Float[Tensor, " B"]:
+    """The least number of steps to the first reward, on average over targets drawn evenly.
+
+    A target that cannot be seen is found by stepping on it. A step enters one cell at most, and
+    of the K − 1 open cells besides the first each is as likely to be the target; so the t-th
+    step finds it with probability 1 / (K − 1) at most, whatever is done, known or remembered.
+    Where all cells are entered once, without a detour, the average is K / 2. Steps beyond
+    `steps` count as `steps`.
+    """
+    others = free.flatten(1).sum(1).double() - 1
+    step = torch.arange(1, free[0].numel(), device=free.device).double()
+    entered = step <= others[:, None]
+    return (step.clamp(max=steps) * entered).sum(1) / others
+
+
 def search(
-    free: Open, target: Target, steps: int, generator: torch.Generator, *, remembers: bool = True
+    free: Open,
+    target: Target,
+    steps: int,
+    generator: torch.Generator,
+    *,
+    remembers: bool = True,
+    visible: bool = False,
 ) -> Float[Tensor, "T B"]:
     """The rewards of a systematic searcher, who knows where it is, and maps what it sees.
 
-    It sees the nine cells around it. As long as it has not met the target, it goes the shortest
-    way to the nearest cell where it has not been, and which may be open; afterwards, the
-    shortest way to the target. What it has not seen counts as open. Among equally short ways
-    it draws.
+    It sees the nine cells around it. As long as it does not know the target, it goes the
+    shortest way to the nearest cell where it has not been, and which may be open; afterwards,
+    the shortest way to the target. What it has not seen counts as open. Among equally short
+    ways it draws.
 
     It is told more than an agent in training, namely where it is after a jump. It is no upper
     bound, as it does not plan what to look at.
@@ -144,6 +165,8 @@ def search(
         generator: of jumps and choices.
         remembers: keeps the map and the target over jumps; without, each jump begins a new
             search, as for an agent that does not learn.
+        visible: the target is known once it has been in view, and it is enough to have had a
+            cell in view; else both take stepping on it.
     """
     size, rows = free.shape[1], torch.arange(len(free), device=free.device)
     closed = torch.nn.functional.pad(~free, (1, 1, 1, 1), value=True)
@@ -162,6 +185,9 @@ def search(
             for right in (-1, 0, 1):
                 spot = rows, row + down, column + right
                 kept[spot] = closed[spot]
+                if visible:
+                    been[spot] = True
+                    aims = aims | goal[spot]
         wanted = torch.where(aims[:, None, None], goal, ~been & ~kept)
         left = torch.stack(neighbours(distances(~kept, wanted), FAR)).flatten(2)  # [4, B, m²]
         left = left[:, rows, here].T
@@ -176,6 +202,7 @@ def search(
             aims = aims | hit
         else:
             kept, been = kept & ~hit[:, None, None], been & ~hit[:, None, None]
+            aims = aims & ~hit
     return torch.stack(rewards)
 
 

@@ -27,7 +27,7 @@ class PlainMaze:
     def __init__(
         self, free: list[list[bool]], target: int, steps: int, *, visible: bool = False
     ) -> None:
-        size, self.visible = range(len(free)), visible
+        size, self.size, self.visible = range(len(free)), len(free), visible
         self.open = [(row, column) for row in size for column in size if free[row][column]]
         self.target, self.steps, self.time = divmod(target, len(free)), steps, 0
         self.others = [cell for cell in self.open if cell != self.target]
@@ -58,7 +58,8 @@ class PlainMaze:
             self.here = self.jump(u)
         self.time += 1
         reward = 10.0 if hit else 0.0
-        return Said(self.observation(), reward, self.time >= self.steps, False, {"hit": hit})
+        info = {"hit": hit, "cell": self.size * self.here[0] + self.here[1]}
+        return Said(self.observation(), reward, self.time >= self.steps, False, info)
 
     def ways(self) -> dict[Cell, int]:
         """For each cell from which the target can be reached, a first step of a shortest way."""

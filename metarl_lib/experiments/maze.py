@@ -1,0 +1,225 @@
+"""The maze: which memories find the way, and find it again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from torch import Tensor
+
+from metarl_lib.algos import Agent, Settings
+from metarl_lib.envs.maze import Maze
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.maze_agents import ENVS, SIZE, VARIANTS
+from metarl_lib.experiments.maze_readings import earned, probed
+from metarl_lib.experiments.meta_training import (
+    last_logged,
+    load_agent,
+    make_model,
+    parameters_of,
+    play,
+    train_agent,
+)
+from metarl_lib.oracles import maze as oracle
+from metarl_lib.rules.checks import look_up
+from metarl_lib.runs import Row, Run, generator
+
+NAME = "maze"
+OTHER_SIZE, MORE_SIZES = 10, (6, 12, 14, 16)
+MAIN = (
+    "metods-linear-S4", "gru", "gru-matched", "backpropamine",
+    "metods-linear-S4-visible", "gru-visible",
+)  # fmt: skip
+COSTLY = ("backpropamine",)
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Fields of the experiment on the maze. A segment is a whole trial."""
+
+    rows: int = option(64, "mazes side by side")
+    segment: int = option(100, "steps of a trial, after each of which is learned")
+    updates: int = option(1563, "segments that are collected and learned from")
+    epochs: int = option(4, "passes over a segment")
+    minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
+    learning_rate: float = option(1e-3, "learning rate at the start")
+    discount: float = option(0.95, "discount of future rewards")
+    entropy: float = option(0.02, "weight of the policy's entropy at the start")
+    value_unit: float = option(10.0, "reward in which values count")
+    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
+    whole_trials: bool = option(True, "start a new trial in every row with each segment")
+    num_units: int = option(64, "units of the cells that rewrite their weights")
+    gru_units: int = option(256, "units of the GRU of RL²")
+    maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
+    maml_horizon: int = option(25, "steps between two of its gradient steps")
+    maml_rate: float = option(0.1, "size of its gradient steps, at the start if it is learned")
+    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
+    variants: tuple[str, ...] = option(MAIN, "agents to train")
+    costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")
+    costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
+    test_trials: int = option(2000, "trials of a test, in mazes never seen")
+    thorough: bool = option(True, "test in mazes of more sizes, and read the memories, too")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(
+            self, "num_units", "gru_units", "maml_units", "maml_horizon", "maml_rate",
+            "test_trials", "costly_seeds", "value_unit",
+        )  # fmt: skip
+        for name in ("variants", "costly"):
+            for variant in getattr(self, name):
+                look_up(name, variant, VARIANTS)
+
+    def trained(self, seed: int) -> list[str]:
+        """The agents that a run with this root seed trains."""
+        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
+
+
+PRESETS = {
+    "smoke": Config(
+        rows=4, segment=12, updates=2, epochs=1, num_units=4, gru_units=4,
+        test_trials=20, variants=("metods-linear-S4", "gru-visible"),
+    ),
+    "book": Config(updates=60, gru_units=32, num_units=32, test_trials=200,
+                   variants=("metods-linear-S4-visible", "gru-visible")),
+    "full": Config(compile=True),
+}  # fmt: skip
+
+
+def make_agent(config: Config, variant: str, seed: int = 0) -> Agent:
+    """A fresh agent of a variant."""
+    chosen = VARIANTS[variant]
+    env = ENVS[chosen.target]
+    return make_model(
+        lambda: chosen.build(config, env.observation_space, env.action_space),
+        seed,
+        list(VARIANTS).index(variant),
+    )
+
+
+def run(config: Config, run: Run) -> list[Row]:
+    """One seed: train every agent, then test all in the same mazes."""
+    for variant in config.trained(run.seed):
+        env, index = ENVS[VARIANTS[variant].target], list(VARIANTS).index(variant)
+        model = make_agent(config, variant, run.seed)
+        train_agent(run.stage(variant), env, model, config, run.seed, index)
+    tensors = run.tensors()
+    rows = by_hand(config, run.seed)
+    for variant in config.trained(run.seed):
+        rows += test(config, run.seed, agent_of(config, tensors, variant), variant)
+    return rows + last_logged(run)
+
+
+def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
+    """The agents that every seed trains in mazes of the size they know, from the published ones."""
+    rows: list[Row] = []
+    for variant in config.variants:
+        if variant not in config.costly:
+            rewards = walk(config, seed, agent_of(config, tensors, variant), variant)
+            rows += _rows(config, variant, earned(rewards))
+    return rows
+
+
+def agent_of(config: Config, tensors: Mapping[str, Tensor], variant: str) -> Agent:
+    """The trained agent of a variant."""
+    return load_agent(make_agent(replace(config, compile=False), variant), tensors, variant)
+
+
+def test(config: Config, seed: int, agent: Agent, variant: str) -> list[Row]:
+    """What an agent earns in mazes that it has never seen, by drawn actions.
+
+    Metrics: `return`; `success`, the share of trials with a reward; `first_reward`, the steps
+    to it, counted as all where there is none; these with `_10x10` in mazes of that size.
+    `return_late` of the second half of a trial, the same with memory `_frozen` after the first
+    half, and `_wiped` before each step; `parameters`. A thorough test adds `return_6x6` and so
+    on; `return_greedy` of the most likely actions; `return_without_reward`, when the agent is
+    shown none; and what a linear reader finds in the memory (see `maze_readings.probed`).
+    """
+    rewards = walk(config, seed, agent, variant)
+    half = len(rewards) // 2
+    values = earned(rewards)
+    other = earned(walk(config, seed, agent, variant, OTHER_SIZE))
+    values |= {f"{name}_{OTHER_SIZE}x{OTHER_SIZE}": value for name, value in other.items()}
+    values["return_late"] = rewards[half:].sum(0)
+    for name, options in (("frozen", {"frozen_after": half}), ("wiped", {"wiped": True})):
+        operated = walk(config, seed, agent, variant, **options)
+        values[f"return_late_{name}"] = operated[half:].sum(0)
+    found: dict[str, Tensor | float] = {**values, "parameters": float(parameters_of(agent))}
+    if config.thorough:
+        for size in MORE_SIZES:
+            found[f"return_{size}x{size}"] = walk(config, seed, agent, variant, size).sum(0)
+        found["return_greedy"] = walk(config, seed, agent, variant, greedy=True).sum(0)
+        blind = walk(config, seed, agent, variant, reward_input=False)
+        found["return_without_reward"] = blind.sum(0)
+        env, stream = ENVS[VARIANTS[variant].target], generator(seed, "evaluation", 3000)
+        tasks = env.sample_tasks(2 * config.test_trials, stream, "test")
+        found |= probed(env, agent, tasks, stream)
+    return _rows(config, variant, found)
+
+
+def walk(
+    config: Config, seed: int, agent: Agent, variant: str, size: int = SIZE, *,
+    reward_input: bool = True, greedy: bool = False, **options: Any,
+) -> Tensor:  # fmt: skip
+    """The rewards `[T, B]` of trials in the test mazes of a size, the same for every agent."""
+    maze = Maze(size, target=VARIANTS[variant].target)
+    env = Trial(maze, reward_input=reward_input)
+    tasks = env.sample_tasks(config.test_trials, generator(seed, "evaluation", size), "test")
+    stream = generator(seed, "evaluation", 1000 + size)
+    return play(env, agent, tasks, stream, greedy=greedy, **options).rewards
+
+
+def by_hand(config: Config, seed: int) -> list[Row]:
+    """The walkers that are known exactly, and the searchers, in the same mazes.
+
+    `search-visible` is one that can see the target, `search-anew` one that forgets at a jump.
+    With them, as `bound`, the steps that any agent needs for the first reward on average.
+    """
+    rows = []
+    for size in (SIZE, OTHER_SIZE, *MORE_SIZES):
+        env = Maze(size)
+        tasks = env.sample_tasks(config.test_trials, generator(seed, "evaluation", size), "test")
+        found: dict[str, dict[str, Tensor]] = {}
+        for name, outlook in (
+            ("random", oracle.random_walk), ("shortest-path", oracle.shortest_path),
+        ):  # fmt: skip
+            exact = outlook(tasks.open, tasks.target, env.steps)
+            found[name] = {
+                "return": exact.reward, "success": exact.success, "first_reward": exact.first,
+            }  # fmt: skip
+        for remembers, visible in product((True, False), repeat=2):
+            name = "search" + "-anew" * (not remembers) + "-visible" * visible
+            stream = generator(seed, "evaluation", 2000 + size)
+            found[name] = earned(
+                oracle.search(
+                    tasks.open, tasks.target, env.steps, stream,
+                    remembers=remembers, visible=visible,
+                )
+            )  # fmt: skip
+        found["bound"] = {"first_reward": oracle.least_search(tasks.open, env.steps)}
+        end = "" if size == SIZE else f"_{size}x{size}"
+        rows += [
+            row(name, f"{metric}{end}", value, 1)
+            for name, values in found.items()
+            for metric, value in values.items()
+        ]
+    return rows
+
+
+def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
+    budget = config.rows * config.segment * config.updates
+    return [row(variant, metric, value, budget) for metric, value in values.items()]
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    page="book/metods/03_maze.md",
+    claim="A layer that rewrites its weights finds its way in new mazes better than RL²",
+    presets=PRESETS,
+    cost={"smoke": "10 s", "book": "90 s", "full": "10 h"},
+    run=run,
+    evaluate=evaluate,
+)

@@ -1,0 +1,122 @@
+"""The agents of the maze: their memories, and what they see."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+from gymnasium import spaces
+
+from metarl_lib.algos import ActorCritic, Agent, MAMLPolicy
+from metarl_lib.cores import GRU, SRWM, Backpropamine, Core, MetODS
+from metarl_lib.envs.maze import Maze
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.meta_training import matched_units, parameters_of
+
+SIZE = 8
+ENVS = {target: Trial(Maze(SIZE, target=target)) for target in ("hidden", "visible")}
+
+Build = Callable[[Any, spaces.Space, spaces.Space], Agent]
+CoreOf = Callable[[Any, int], Core]
+"""From a configuration and the number of inputs."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An agent: how it is made, and whether it can see the target."""
+
+    build: Build
+    target: str = "hidden"
+
+
+def with_core(make: CoreOf) -> Build:
+    """An actor and critic on a memory cell."""
+
+    def build(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
+        core = make(config, _inputs(seen))
+        return ActorCritic(core, seen, actions, value_unit=config.value_unit)
+
+    return build
+
+
+def metods(write: str = "linear", depth: int = 4, plasticity: str = "matrix") -> CoreOf:
+    """The layer of a choice, with `num_units` units."""
+    return lambda config, size: MetODS(
+        size, config.num_units, depth, write, plasticity, compile=config.compile
+    )
+
+
+def wide(config: Any, size: int) -> Core:
+    """S = 1 with as many numbers of W passed over in a step as S = 4, which passes S + 2 times."""
+    units = round(config.num_units * (6 / 3) ** 0.5)
+    return MetODS(size, units, 1, compile=config.compile)
+
+
+def with_gru_state(config: Any, size: int) -> Core:
+    """A W of about as many numbers as the GRU of `gru_units` units carries on."""
+    return MetODS(size, max(1, round(config.gru_units**0.5)), compile=config.compile)
+
+
+def matched_gru(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
+    """A GRU with as many parameters as the linear MetODS agent, heads included."""
+
+    def agent(core: Core) -> int:
+        return parameters_of(ActorCritic(core, seen, actions))
+
+    inputs = _inputs(seen)
+    target = agent(MetODS(inputs, config.num_units))
+    units = matched_units(lambda units: agent(GRU(inputs, units)), target)
+    return with_core(lambda config, size: GRU(size, units))(config, seen, actions)
+
+
+def maml(rates: str) -> Build:
+    """The feedforward agent that takes gradient steps; it sees what the others see."""
+
+    def build(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
+        return MAMLPolicy(
+            seen, actions, (config.maml_units,) * 2, horizon=config.maml_horizon,
+            rate=config.maml_rate, rates=rates, discount=config.discount,
+            gae_lambda=config.gae_lambda, value_unit=config.value_unit,
+        )  # fmt: skip
+
+    return build
+
+
+def _inputs(seen: spaces.Space) -> int:
+    assert seen.shape is not None
+    return seen.shape[0]
+
+
+ENDS = {"matrix": "", "scalar": "-scalar", "none": "-no-alpha"}
+GRID: dict[str, Variant] = {
+    f"metods-{write}-S{depth}{ENDS[plasticity]}": Variant(
+        with_core(metods(write, depth, plasticity))
+    )
+    for write, depth, plasticity in product(("linear", "vanilla", "mlp"), (4, 2, 1), ENDS)
+}
+"""All that Chalvidal et al. vary, crossed."""
+
+OTHERS: dict[str, Variant] = {
+    "gru": Variant(with_core(lambda config, size: GRU(size, config.gru_units))),
+    "gru-matched": Variant(matched_gru),
+    "backpropamine": Variant(with_core(lambda config, size: Backpropamine(size, config.num_units))),
+    "srwm": Variant(with_core(lambda config, size: SRWM(size, config.num_units))),
+    "metods-linear-S1-wide": Variant(with_core(wide)),
+    "metods-linear-S4-state-matched": Variant(with_core(with_gru_state)),
+    "maml": Variant(maml("fixed")),
+    "maml-rates": Variant(maml("learned")),
+}
+SEEING = (
+    "metods-linear-S4", "metods-linear-S2", "metods-linear-S1", "metods-mlp-S4",
+    "metods-vanilla-S4", "metods-vanilla-S2", "metods-linear-S4-no-alpha", "gru", "maml",
+    "maml-rates",
+)  # fmt: skip
+"""Those whose curves the paper draws; they live in mazes with a visible target, too."""
+
+HIDDEN = GRID | OTHERS
+VARIANTS: dict[str, Variant] = HIDDEN | {
+    f"{name}-visible": replace(HIDDEN[name], target="visible") for name in SEEING
+}
+"""Every agent."""

@@ -97,7 +97,29 @@ LOOKS = {
     "gru-matched": Look("GRU, as many parameters", BLUE, "--", "P"),
     "gru-state-matched": Look("GRU, as much memory", SKY, "-.", "X"),
     "backpropamine": Look("Backpropamine", GREEN, "-", "p"),
+    "metods-linear-S2": Look("MetODS, S = 2", ORANGE, "-.", "o"),
+    "metods-vanilla-S2": Look("MetODS, vanilla write, S = 2", BLACK, "-.", "<"),
+    "metods-mlp-S4": Look("MetODS, MLP write", GREEN, "--", ">"),
+    "metods-linear-S1-wide": Look("MetODS, S = 1, wider", ORANGE, ":", "*"),
+    "metods-linear-S4-state-matched": Look("MetODS, memory as the GRU's", PURPLE, "--", "h"),
+    "srwm": Look("SRWM", SKY, ":", "H"),
+    "maml": Look("MAML", PURPLE, "-", "d"),
+    "maml-rates": Look("MAML, learned rates", PURPLE, ":", "d"),
+    "shortest-path": Look("knowing the way", BLACK, "--"),
+    "search": Look("search, with memory", GREY, "-."),
+    "search-anew": Look("search, no memory", GREY, "--"),
+    "search-visible": Look("search, with memory", GREY, "-."),
+    "search-anew-visible": Look("search, no memory", GREY, "--"),
 }
+LOOKS |= {
+    f"{name}-visible": LOOKS[name]
+    for name in (
+        "metods-linear-S4", "metods-linear-S2", "metods-linear-S1", "metods-mlp-S4",
+        "metods-vanilla-S4", "metods-vanilla-S2", "metods-linear-S4-no-alpha", "gru", "maml",
+        "maml-rates",
+    )
+}  # fmt: skip
+"""Agents that see the target look like those that do not: they never share a panel."""
 
 
 def use_style() -> None:

@@ -7,34 +7,45 @@ import pytest
 from bs4 import BeautifulSoup
 
 from metarl_lib.figures import stepper
+from metarl_lib.figures.stepper import WORLDS
 
-STEP = {
+HARLOW = {
     "position": -2,
     "things": [{"cell": 0, "value": 1.0, "gain": None}],
     "reward": 0.0,
     "presentation": 1,
-    "right": 0.9,
+    "policy": [0.1, 0.9],
     "action": 1,
 }
-DATA = {
+MAZE = {"cell": 3, "reward": 10.0, "policy": [0.1, 0.2, 0.3, 0.4], "action": 2}
+WEIGHTS = {
     "n": 2,
-    "steps": [STEP, STEP | {"position": -1}],
     "start": [0, 1000, -500, 0],
     "start_unit": 0.01,
     "changes": [[1, 2, 3, 4], [0, 0, 0, -1000]],
     "unit": 0.002,
 }
+DATA = {
+    "harlow": WEIGHTS | {"steps": [HARLOW, HARLOW | {"position": -1}]},
+    "maze": WEIGHTS
+    | {"size": 2, "open": "1101", "target": 0, "steps": [MAZE, MAZE | {"reward": 0.0}]},
+}
+
+
+@pytest.fixture(scope="module", params=DATA)
+def world(request) -> str:
+    return request.param
 
 
 @pytest.fixture(scope="module")
-def page() -> BeautifulSoup:
-    return BeautifulSoup(stepper(DATA), "html.parser")
+def page(world: str) -> BeautifulSoup:
+    return BeautifulSoup(stepper(DATA[world], world), "html.parser")
 
 
-def test_the_data_stand_in_the_page_unchanged(page: BeautifulSoup) -> None:
+def test_the_data_stand_in_the_page_unchanged(page: BeautifulSoup, world: str) -> None:
     found = re.search(r"const data = (.*);\n", page.script.string)
     assert found
-    assert json.loads(found.group(1)) == DATA
+    assert json.loads(found.group(1)) == DATA[world]
 
 
 def test_it_loads_nothing(page: BeautifulSoup) -> None:
@@ -47,7 +58,7 @@ def test_it_loads_nothing(page: BeautifulSoup) -> None:
 
 def test_every_control_and_picture_has_a_name(page: BeautifulSoup) -> None:
     controls = page.find_all(["button", "input", "svg", "canvas"])
-    assert len(page.find_all("button")) == 4
+    assert len(page.find_all("button")) == 5
     assert [tag for tag in controls if not tag.get("aria-label")] == []
     assert all(tag["role"] == "img" for tag in page.find_all(["svg", "canvas"]))
     assert page.select_one("#stepper")["aria-label"]
@@ -68,3 +79,17 @@ def test_it_says_in_words_what_it_shows_and_listens_to_the_arrow_keys(page: Beau
 def test_without_javascript_it_says_so(page: BeautifulSoup) -> None:
     assert page.select_one(".on").has_attr("hidden")
     assert "JavaScript" in page.select_one(".off").get_text()
+
+
+def test_every_placeholder_is_filled(page: BeautifulSoup, world: str) -> None:
+    assert not re.search(r"/\*[A-Z]+\*/|<!--", str(page))
+    assert page.select_one("#stepper")["aria-label"].startswith(WORLDS[world])
+
+
+def test_each_world_says_all_that_the_figure_asks_of_it(page: BeautifulSoup) -> None:
+    """What is called on `world` is what it has: a slip would only show in a browser."""
+    script = page.script.string
+    asked = set(re.findall(r"\bworld\.(\w+)", script))
+    body = script[script.index("const world = ") : script.index('find(".scene").setAttribute')]
+    has = set(re.findall(r"^    (\w+)(?:: |\()", body, re.MULTILINE))
+    assert asked <= has

@@ -2,6 +2,8 @@
 
 The environment takes random actions in 1,024 mazes side by side. The peer is MetaMaze of gymnax,
 compiled by JAX, with as many rows; its maze is one for all rows, so that it has less to look up.
+It is not in the extra `bench`, because it asks for an older Gymnasium than ours, which it does
+well without: `pip install --no-deps gymnax && pip install flax six`.
 Training is that of the book: PPO on whole trials with a MetODS layer of 64 units and depth 2,
 four passes over each segment, and, as actor-critics do, a single one. Seconds of the clock, with
 two threads, and a layer that is compiled where there is a C++ compiler; with `--quick` it is not,

@@ -51,11 +51,12 @@ class Config(Settings):
     value_unit: float = option(10.0, "reward in which values count")
     max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
     whole_trials: bool = option(True, "start a new trial in every row with each segment")
+    encoder_units: int = option(64, "units of the layer between what is seen and the memory")
     num_units: int = option(64, "units of the cells that rewrite their weights")
     gru_units: int = option(256, "units of the GRU of RL²")
     maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
     maml_horizon: int = option(25, "steps between two of its gradient steps")
-    maml_rate: float = option(0.1, "size of its gradient steps, at the start if it is learned")
+    maml_rate: float = option(1.0, "size of its gradient steps, at the start if it is learned")
     compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
     variants: tuple[str, ...] = option(MAIN, "agents to train")
     costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")
@@ -66,8 +67,8 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(
-            self, "num_units", "gru_units", "maml_units", "maml_horizon", "maml_rate",
-            "test_trials", "costly_seeds", "value_unit",
+            self, "encoder_units", "num_units", "gru_units", "maml_units", "maml_horizon",
+            "maml_rate", "test_trials", "costly_seeds", "value_unit",
         )  # fmt: skip
         for name in ("variants", "costly"):
             for variant in getattr(self, name):
@@ -80,7 +81,7 @@ class Config(Settings):
 
 PRESETS = {
     "smoke": Config(
-        rows=4, segment=12, updates=2, epochs=1, num_units=4, gru_units=4,
+        rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,
         test_trials=20, variants=("metods-linear-S4", "gru-visible"),
     ),
     "book": Config(updates=60, gru_units=32, num_units=32, test_trials=200,

@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 from gymnasium import spaces
+from torch import nn
 
 from metarl_lib.algos import ActorCritic, Agent, MAMLPolicy
 from metarl_lib.cores import GRU, SRWM, Backpropamine, Core, MetODS
@@ -16,6 +17,7 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.meta_training import matched_units, parameters_of
 
 SIZE = 8
+OUTPUTS = 5  # four actions and a value
 ENVS = {target: Trial(Maze(SIZE, target=target)) for target in ("hidden", "visible")}
 
 Build = Callable[[Any, spaces.Space, spaces.Space], Agent]
@@ -32,11 +34,13 @@ class Variant:
 
 
 def with_core(make: CoreOf) -> Build:
-    """An actor and critic on a memory cell."""
+    """An actor and critic on a memory cell, with a tanh layer in front of it."""
 
     def build(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
-        core = make(config, _inputs(seen))
-        return ActorCritic(core, seen, actions, value_unit=config.value_unit)
+        units = config.encoder_units
+        encoder = nn.Sequential(nn.Linear(_inputs(seen), units), nn.Tanh())
+        core = make(config, units)
+        return ActorCritic(core, seen, actions, encoder=encoder, value_unit=config.value_unit)
 
     return build
 
@@ -59,16 +63,14 @@ def with_gru_state(config: Any, size: int) -> Core:
     return MetODS(size, max(1, round(config.gru_units**0.5)), compile=config.compile)
 
 
-def matched_gru(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
-    """A GRU with as many parameters as the linear MetODS agent, heads included."""
+def matched_gru(config: Any, size: int) -> Core:
+    """A GRU with as many parameters as the linear MetODS layer, and the heads that read it."""
 
-    def agent(core: Core) -> int:
-        return parameters_of(ActorCritic(core, seen, actions))
+    def count(core: Core) -> int:
+        return parameters_of(core) + core.num_units * OUTPUTS
 
-    inputs = _inputs(seen)
-    target = agent(MetODS(inputs, config.num_units))
-    units = matched_units(lambda units: agent(GRU(inputs, units)), target)
-    return with_core(lambda config, size: GRU(size, units))(config, seen, actions)
+    target = count(MetODS(size, config.num_units))
+    return GRU(size, matched_units(lambda units: count(GRU(size, units)), target))
 
 
 def maml(rates: str) -> Build:
@@ -100,7 +102,7 @@ GRID: dict[str, Variant] = {
 
 OTHERS: dict[str, Variant] = {
     "gru": Variant(with_core(lambda config, size: GRU(size, config.gru_units))),
-    "gru-matched": Variant(matched_gru),
+    "gru-matched": Variant(with_core(matched_gru)),
     "backpropamine": Variant(with_core(lambda config, size: Backpropamine(size, config.num_units))),
     "srwm": Variant(with_core(lambda config, size: SRWM(size, config.num_units))),
     "metods-linear-S1-wide": Variant(with_core(wide)),

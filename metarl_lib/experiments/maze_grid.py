@@ -24,8 +24,8 @@ class Config(maze.Config):
 SMALL = ("metods-vanilla-S2-scalar", "srwm", "maml", "metods-mlp-S4-visible")
 PRESETS = {
     "smoke": Config(
-        rows=4, segment=12, updates=2, epochs=1, num_units=4, gru_units=4, maml_units=4,
-        maml_horizon=5, test_trials=20, variants=SMALL,
+        rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,
+        maml_units=4, maml_horizon=5, test_trials=20, variants=SMALL,
     ),
     "book": Config(updates=20, gru_units=32, test_trials=200, variants=SMALL),
     "full": Config(compile=True),

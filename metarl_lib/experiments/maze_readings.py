@@ -36,7 +36,7 @@ def probed(env: Any, agent: Agent, tasks: MazeTasks, stream: torch.Generator) ->
 
     def keep(t: int, observation: Tensor, outputs: Any, action: Tensor) -> None:
         if t in PROBED_AT:  # this memory has taken in what was seen after t steps
-            memories[t] = torch.cat([part.flatten(1) for part in outputs.state], 1)
+            memories[t] = torch.cat([part.reshape(len(part), -1) for part in outputs.state], 1)
             views[t] = observation
 
     cell = play(env, agent, tasks, stream, greedy=False, watch=keep).info["cell"]

@@ -102,6 +102,7 @@ LOOKS = {
     "metods-mlp-S4": Look("MetODS, MLP write", GREEN, "--", ">"),
     "metods-linear-S1-wide": Look("MetODS, S = 1, wider", ORANGE, ":", "*"),
     "metods-linear-S4-state-matched": Look("MetODS, memory as the GRU's", PURPLE, "--", "h"),
+    "metods-linear-S4-no-encoder": Look("MetODS, no encoder", GREY, ":", "D"),
     "srwm": Look("SRWM", SKY, ":", "H"),
     "maml": Look("MAML", PURPLE, "-", "d"),
     "maml-rates": Look("MAML, learned rates", PURPLE, ":", "d"),

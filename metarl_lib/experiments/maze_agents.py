@@ -33,13 +33,15 @@ class Variant:
     target: str = "hidden"
 
 
-def with_core(make: CoreOf) -> Build:
-    """An actor and critic on a memory cell, with a tanh layer in front of it."""
+def with_core(make: CoreOf, *, encoded: bool = True) -> Build:
+    """An actor and critic on a memory cell, with a tanh layer in front of it or without."""
 
     def build(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
-        units = config.encoder_units
-        encoder = nn.Sequential(nn.Linear(_inputs(seen), units), nn.Tanh())
-        core = make(config, units)
+        size, encoder = _inputs(seen), None
+        if encoded:
+            encoder = nn.Sequential(nn.Linear(size, config.encoder_units), nn.Tanh())
+            size = config.encoder_units
+        core = make(config, size)
         return ActorCritic(core, seen, actions, encoder=encoder, value_unit=config.value_unit)
 
     return build
@@ -121,4 +123,5 @@ HIDDEN = GRID | OTHERS
 VARIANTS: dict[str, Variant] = HIDDEN | {
     f"{name}-visible": replace(HIDDEN[name], target="visible") for name in SEEING
 }
+VARIANTS["metods-linear-S4-no-encoder"] = Variant(with_core(metods(), encoded=False))
 """Every agent."""

@@ -120,8 +120,7 @@ SEEING = (
 """Those whose curves the paper draws; they live in mazes with a visible target, too."""
 
 HIDDEN = GRID | OTHERS
-VARIANTS: dict[str, Variant] = HIDDEN | {
-    f"{name}-visible": replace(HIDDEN[name], target="visible") for name in SEEING
-}
-VARIANTS["metods-linear-S4-no-encoder"] = Variant(with_core(metods(), encoded=False))
+VISIBLE = {f"{name}-visible": replace(HIDDEN[name], target="visible") for name in SEEING}
+BARE = {"metods-linear-S4-no-encoder": Variant(with_core(metods(), encoded=False))}
+VARIANTS: dict[str, Variant] = HIDDEN | VISIBLE | BARE
 """Every agent."""

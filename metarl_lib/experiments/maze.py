@@ -70,6 +70,11 @@ class Config(Settings):
             self, "encoder_units", "num_units", "gru_units", "maml_units", "maml_horizon",
             "maml_rate", "test_trials", "costly_seeds", "value_unit",
         )  # fmt: skip
+        if self.test_trials < 4:
+            raise ValueError(
+                f"test_trials={self.test_trials}: must be at least 4, a quarter of them to test "
+                "what was fitted to the others"
+            )
         for name in ("variants", "costly"):
             for variant in getattr(self, name):
                 look_up(name, variant, VARIANTS)
@@ -177,7 +182,8 @@ def by_hand(config: Config, seed: int) -> list[Row]:
     """The walkers that are known exactly, and the searchers, in the same mazes.
 
     `search-visible` is one that can see the target, `search-anew` one that forgets at a jump.
-    With them, as `bound`, the steps that any agent needs for the first reward on average.
+    With them, as `bound`, the steps that any agent needs on average for the first reward, when
+    the target is hidden and drawn evenly (those of the test are one in five cells).
     """
     rows = []
     for size in (SIZE, OTHER_SIZE, *MORE_SIZES):

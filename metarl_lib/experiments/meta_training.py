@@ -183,7 +183,7 @@ def load_agent(model: AgentT, tensors: Mapping[str, Tensor], variant: str) -> Ag
 
 def parameters_of(model: torch.nn.Module) -> int:
     """How many numbers are trained."""
-    return sum(p.numel() for p in model.parameters())
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def matched_units(count: Callable[[int], int], target: int, most: int = 2048) -> int:

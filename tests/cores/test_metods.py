@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from metarl_lib.cores import MetODS
-from metarl_lib.cores.metods import INITIALS, PLASTICITIES, WRITES, unroll
+from metarl_lib.cores.metods import INITIALS, PLASTICITIES, WRITES, choose_form, unroll
 
 CHOICES = list(product((1, 2, 3, 4), WRITES, PLASTICITIES))
 FORMS = ("lazy", "naive", "replay")
@@ -105,9 +105,18 @@ def test_a_second_derivative_of_a_replay_is_refused() -> None:
         torch.autograd.grad(ys.sum(), xs, create_graph=True)
 
 
-def test_the_form_is_replay_unless_another_is_asked_for() -> None:
-    assert MetODS(2, 3).form == "replay"
-    assert MetODS(2, 3, form="lazy").form == "lazy"
+@pytest.mark.parametrize(
+    ("units", "depth", "compiled", "form"),
+    [
+        (20, 4, False, "replay"), (100, 1, False, "replay"), (32, 4, True, "naive"),
+        (33, 4, True, "replay"), (33, 1, True, "lazy"), (100, 2, True, "replay"),
+    ],
+)  # fmt: skip
+def test_the_form_goes_by_the_size_unless_one_is_asked_for(units, depth, compiled, form) -> None:
+    assert choose_form(units, depth, compiled=compiled) == form
+    if not compiled:
+        assert MetODS(2, units, depth).form == form
+    assert MetODS(2, units, depth, form="lazy").form == "lazy"
 
 
 class Life(nn.Module):

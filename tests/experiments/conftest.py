@@ -1,11 +1,15 @@
 """What the tests of the experiments share: an open run, and small settings of each experiment."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from metarl_lib.runs import Run
+
+# The plain environments that stand beside the tests of environments.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "envs"))
 
 
 @dataclass(frozen=True)

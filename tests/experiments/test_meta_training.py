@@ -10,8 +10,10 @@ import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.distributions import Categorical
 
 from metarl_lib.algos import PPO, ActorCritic, Settings
+from metarl_lib.algos.actor_critic import Outputs
 from metarl_lib.cores import GRU, MetODS
 from metarl_lib.envs.base import Step
 from metarl_lib.experiments import meta_training
@@ -148,6 +150,59 @@ def test_drawn_actions_follow_the_policy_and_the_given_stream_alone() -> None:
     assert shares == pytest.approx(expected, abs=0.04)
     greedy = play(env, model, lengths, seeded(1)).actions
     assert greedy.unique().tolist() == [expected.index(max(expected))]
+
+
+class Counting:
+    """Its memory is how often it was updated. It keeps what it is given, and acts on it."""
+
+    def __init__(self) -> None:
+        self.given = []
+
+    def initial_state(self, batch):
+        return (torch.full((batch,), 4.0),)
+
+    def step(self, observation, state):
+        self.given.append(state[0].tolist())
+        logits = torch.nn.functional.one_hot(state[0].long() % 3, 3) * 50.0
+        return Outputs(Categorical(logits=logits), state[0], (state[0] + 1,))
+
+    def clip(self, action):
+        return action
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [4, 5, 6, 7, 8, 9]),
+        ({"frozen_after": 0}, [4, 4, 4, 4, 4, 4]),
+        ({"frozen_after": 1}, [4, 5, 5, 5, 5, 5]),
+        ({"frozen_after": 4}, [4, 5, 6, 7, 8, 8]),
+        ({"frozen_after": 5}, [4, 5, 6, 7, 8, 9]),
+        ({"frozen_after": 3, "wiped": True}, [4, 4, 4, 4, 4, 4]),
+    ],
+)
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_frozen_memory_is_that_after_so_many_steps(options, expected, greedy) -> None:
+    model = Counting()
+    played = play(Lives(), model, torch.tensor([6.0, 4.0]), seeded(), greedy=greedy, **options)
+    assert model.given == [[count, count] for count in expected]
+    assert played.actions.tolist() == [[count % 3] * 2 for count in expected]
+
+
+def test_frozen_at_once_is_wiped_and_frozen_at_the_end_is_not_at_all() -> None:
+    """Of an agent with an initial memory that is not zero; in between, it is neither."""
+    env = Lives()
+    model, lengths = opinionated(env, lambda: MetODS(3, 4, 2)), torch.full((400,), 6.0)
+
+    def lived(**options):
+        return play(env, model, lengths, seeded(), greedy=False, **options).actions
+
+    plain, half = lived(), lived(frozen_after=3)
+    assert torch.equal(lived(frozen_after=0), lived(wiped=True))
+    assert torch.equal(lived(frozen_after=6), plain)
+    assert torch.equal(half[:4], plain[:4])
+    assert not torch.equal(half[4], plain[4])
+    assert not torch.equal(half[4], lived(frozen_after=0)[4])
 
 
 @torch.no_grad()

@@ -2,13 +2,21 @@
 
 import math
 from collections import deque
+from functools import cache
 
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 
 from metarl_lib.envs.maze import Maze, MazeTasks, fixed_tasks
-from metarl_lib.oracles.maze import FAR, distances, random_walk, search, shortest_path
+from metarl_lib.oracles.maze import (
+    FAR,
+    distances,
+    least_search,
+    random_walk,
+    search,
+    shortest_path,
+)
 
 SIDES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, to the left, to the right
 Cell = tuple[int, int]
@@ -249,11 +257,66 @@ def test_what_no_way_leads_to_is_not_reached_in_any_number_of_steps() -> None:
     assert float(found.first) == pytest.approx((1 + 2 + FAR + 1) / 3)
 
 
+def best_searches(plain: PlainMap, steps: int) -> dict[Cell, float]:
+    """For each first cell, the least average time at which a walk meets the others."""
+
+    @cache
+    def late(here: Cell, missing: frozenset[Cell], left: int) -> int:
+        """How many steps, summed over the cells that are missing, pass until they are met."""
+        if not missing or left == 0:
+            return 0
+        ways = {plain.after(here, action) for action in range(4)}
+        return len(missing) + min(late(there, missing - {there}, left - 1) for there in ways)
+
+    others = len(plain.open) - 1
+    return {cell: late(cell, frozenset(plain.open - {cell}), steps) / others for cell in plain.open}
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 8, 12])
+def test_no_walk_meets_an_unknown_target_sooner(steps) -> None:
+    """Of all walks from all cells in tiny mazes, for a target that may be any other cell."""
+    for text in (*TINY, "#.# ..T #.#", ".T# .#. ..."):
+        tasks = tasks_of(text)
+        best = best_searches(maps_of(tasks)[0], steps)
+        assert float(least_search(tasks.open, steps)) <= min(best.values()) + 1e-12
+
+
+@pytest.mark.parametrize("steps", [1, 3, 15, 16, 17, 24])
+def test_a_walk_along_a_corridor_is_as_good_as_the_bound(steps) -> None:
+    """Seventeen cells: from its end on, each is entered once."""
+    tasks = tasks_of(CORRIDOR)
+    found, best = least_search(tasks.open, steps), best_searches(maps_of(tasks)[0], steps)
+    assert found.dtype == torch.float64
+    assert float(found) == pytest.approx(sum(min(t, steps) for t in range(1, 17)) / 16)
+    assert best[0, 0] == best[4, 4] == pytest.approx(float(found))
+    if steps == 24:
+        assert float(found) == pytest.approx(17 / 2)
+        assert best[2, 2] == (sum(range(1, 9)) + sum(range(17, 25))) / 16, "there and back again"
+
+
+def test_a_room_is_searched_without_a_detour_and_a_star_is_not() -> None:
+    room, star = tasks_of("T.. ... ..."), tasks_of("#.# ..T #.#")
+    assert best_searches(maps_of(room)[0], 9)[0, 0] == least_search(room.open, 9).item() == 9 / 2
+    assert best_searches(maps_of(star)[0], 9)[1, 1] == (1 + 3 + 5 + 7) / 4
+    assert least_search(star.open, 9).item() == 5 / 2
+
+
+def test_bounds_of_many_mazes_at_once_are_those_of_each() -> None:
+    tasks = Maze(6).sample_tasks(30, stream(2))
+    assert len(tasks.open.sum((1, 2)).unique()) > 3
+    for steps in (7, 20, 100):
+        expected = []
+        for plain in maps_of(tasks):
+            times = [min(t, steps) for t in range(1, len(plain.open))]
+            expected.append(sum(times) / len(times))
+        assert least_search(tasks.open, steps).tolist() == pytest.approx(expected)
+
+
 class PlainSearcher:
     """One searcher, with a dictionary of what it has seen of the maze and the wall around."""
 
-    def __init__(self, plain: PlainMap, size: int, remembers: bool) -> None:
-        self.plain, self.remembers = plain, remembers
+    def __init__(self, plain: PlainMap, size: int, remembers: bool, visible: bool) -> None:
+        self.plain, self.remembers, self.visible = plain, remembers, visible
         self.every = {(r, c) for r in range(-1, size + 1) for c in range(-1, size + 1)}
         self.known_closed, self.been, self.target = set(), set(), None
 
@@ -267,6 +330,9 @@ class PlainSearcher:
         self.been.add(self.here)
         near = {(row + down, column + right) for down in (-1, 0, 1) for right in (-1, 0, 1)}
         self.known_closed |= near - self.plain.open
+        if self.visible:
+            self.been |= near
+            self.target = self.plain.target if self.plain.target in near else self.target
         maybe = self.every - self.known_closed
         goals = {self.target} if self.target else maybe - self.been
         far = plain_distances(maybe, goals)
@@ -281,18 +347,19 @@ class PlainSearcher:
         if self.remembers:
             self.target = there
         else:
-            self.known_closed, self.been = set(), set()
+            self.known_closed, self.been, self.target = set(), set(), None
         return True
 
 
+@pytest.mark.parametrize("visible", [True, False])
 @pytest.mark.parametrize("remembers", [True, False])
 @pytest.mark.parametrize(("size", "steps"), [(3, 30), (6, 60), (8, 60)])
-def test_the_searcher_is_the_plain_one(size, steps, remembers) -> None:
+def test_the_searcher_is_the_plain_one(size, steps, remembers, visible) -> None:
     """Step by step, from the same draws; the plain one never walks into a wall."""
     count, width, generator = 12, size + 2, stream(size)
     tasks, other = Maze(size).sample_tasks(count, stream(9)), stream(size)
-    found = search(*tasks, steps, generator, remembers=remembers)
-    plain = [PlainSearcher(one, size, remembers) for one in maps_of(tasks)]
+    found = search(*tasks, steps, generator, remembers=remembers, visible=visible)
+    plain = [PlainSearcher(one, size, remembers, visible) for one in maps_of(tasks)]
     for row, u in zip(
         plain, torch.rand(count, width, width, generator=other).tolist(), strict=True
     ):
@@ -313,11 +380,15 @@ def test_the_searcher_is_the_plain_one(size, steps, remembers) -> None:
 def test_what_is_remembered_helps_and_who_knows_the_maze_earns_most() -> None:
     """The means of 400 mazes; differences are beyond 4 standard errors."""
     tasks = Maze(8).sample_tasks(400, stream(4))
-    with_memory = totals(search(*tasks, 100, stream(5)))[0]
+    with_memory, _, late = totals(search(*tasks, 100, stream(5)))
     without = totals(search(*tasks, 100, stream(5), remembers=False))[0]
     more(shortest_path(*tasks, 100).reward, with_memory)
     more(with_memory, without)
     more(without, random_walk(*tasks, 100).reward)
+    seeing = totals(search(*tasks, 100, stream(5), visible=True))
+    more(shortest_path(*tasks, 100).reward, seeing[0])
+    more(seeing[0], with_memory)
+    more(late, seeing[2])
 
 
 def test_up_to_its_first_reward_the_searcher_that_remembers_is_the_other_one() -> None:

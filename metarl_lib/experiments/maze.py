@@ -226,7 +226,7 @@ EXPERIMENT = Experiment(
     page="book/metods/03_maze.md",
     claim="A layer that rewrites its weights finds its way in new mazes better than RL²",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "90 s", "full": "10 h"},
+    cost={"smoke": "20 s", "book": "90 s", "full": "150 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -36,5 +36,5 @@ EXPERIMENT = replace(
     name=NAME,
     claim="Deep updates and a learned plasticity make MetODS better in mazes",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "90 s", "full": "10 h"},
+    cost={"smoke": "20 s", "book": "90 s", "full": "4 h"},
 )

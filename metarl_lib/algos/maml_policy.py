@@ -18,8 +18,7 @@ from metarl_lib.cores.base import State, begin, some_reset
 
 RATES = ("fixed", "learned")
 
-Weights = tuple[Tensor, ...]
-"""Matrix and bias of each layer, of one row or with a leading B."""
+Weights = tuple[Tensor, ...]  # matrix and bias of each layer, of one row or with a leading B
 
 
 class Stretch(NamedTuple):

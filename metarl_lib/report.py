@@ -84,12 +84,14 @@ class Published:
         """The summary of one number.
 
         Raises:
-            KeyError: when it was not published; lists what was.
+            KeyError: when it was not published; lists what was of that variant, or all variants.
         """
         found = self.summary.query("variant == @variant and metric == @metric")
         if len(found) != 1:
-            have = sorted(set(self.summary["variant"] + " " + self.summary["metric"]))
-            raise KeyError(f"{self.name} publishes no {variant} {metric}; it has {have}")
+            own = self.summary.query("variant == @variant")["metric"]
+            have = own if len(own) else self.summary["variant"]
+            names = ", ".join(sorted(set(have)))
+            raise KeyError(f"{self.name} publishes no {variant} {metric}; it has {names}")
         return found.iloc[0]
 
     def text(self, variant: str, metric: str, form: str = ".2f", factor: float = 1.0) -> str:

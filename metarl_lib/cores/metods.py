@@ -107,7 +107,7 @@ class MetODS(Core):
                 "install one, or leave compile out"
             )
         self._kernels = Kernels().compiled() if compile else Kernels()
-        function = _naive if form == "naive" else _lazy
+        function = _naive if self.form == "naive" else _lazy
         self._update: Callable[[Tensor, Tensor, Shared], tuple[Tensor, Tensor]] = (
             torch.compile(function) if compile else function
         )

@@ -351,7 +351,7 @@ def is_compiled_like_eager(tolerance, **options) -> None:
         torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "auto"])
 def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> None:
     """Traced and differentiated as for a compiler, without one."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks are no graph
@@ -366,7 +366,7 @@ def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> 
     reason="a minute of CPU time: set "
     "METARL_TEST_COMPILE=1 to run it; benchmarks/metods_layer.py checks the same at each run",
 )
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [*FORMS, "auto"])
 def test_compiled_code_finds_the_same_numbers(form, monkeypatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks are no graph
     is_compiled_like_eager(1e-9, form=form)

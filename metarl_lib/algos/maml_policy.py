@@ -14,7 +14,7 @@ from torch.func import grad, vmap
 
 from metarl_lib.algos.actor_critic import Agent, Outputs
 from metarl_lib.algos.losses import gae, policy_gradient_loss
-from metarl_lib.cores.base import State, begin, some_reset
+from metarl_lib.cores.base import State, begin, some_reset, where_reset
 
 RATES = ("fixed", "learned")
 
@@ -99,7 +99,7 @@ class MAMLPolicy(Agent):
     def initial_state(self, batch: int) -> State:
         """The weights, the observations of the stretch, and the number of the step."""
         weights = [w.expand(batch, *w.shape) for w in self.weights]
-        seen = weights[0].new_zeros(batch, self.horizon, self.weights[0].shape[1])
+        seen = weights[0].new_zeros(batch, self.horizon, self.inputs)
         return (*weights, seen, torch.zeros(batch, dtype=torch.long, device=seen.device))
 
     def step(self, observation: Float[Tensor, "B I"], state: State) -> Outputs:
@@ -111,10 +111,7 @@ class MAMLPolicy(Agent):
         due = (time > 0) & (time % self.horizon == 0)
         if some_reset(due):
             adapted = self.adapt(tuple(weights), torch.cat([seen, observation[:, None]], 1))
-            weights = [
-                torch.where(due.view(-1, *(1,) * (w.ndim - 1)), a, w)
-                for a, w in zip(adapted, weights, strict=True)
-            ]
+            weights = list(where_reset(due, adapted, tuple(weights)))
         slot = torch.arange(self.horizon, device=time.device) == (time % self.horizon)[:, None]
         seen = torch.where(slot[..., None], observation[:, None], seen)
         found = vmap(network)(tuple(weights), observation)

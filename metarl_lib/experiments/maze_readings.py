@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,18 +59,26 @@ def explained(x: Float[Tensor, "B F"], y: Float[Tensor, "B 2"]) -> float:
     """R² of a ridge regression in the last quarter of the rows, fitted to the others.
 
     Its strength is the one with the best R² in the third quarter when fitted to the first two.
-    The fit is that of the dual problem, as there are more numbers in a memory than trials.
     """
     half, most = len(x) // 2, 3 * len(x) // 4
-    best = max(RIDGES, key=lambda ridge: _r2(x[:half], y[:half], x[half:most], y[half:most], ridge))
-    return _r2(x[:most], y[:most], x[most:], y[most:], best)
+    found = _r2(x[:half], y[:half], x[half:most], y[half:most], RIDGES)
+    best = RIDGES[found.index(max(found))]
+    return _r2(x[:most], y[:most], x[most:], y[most:], (best,))[0]
 
 
-def _r2(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, ridge: float) -> float:
+def _r2(
+    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, ridges: Sequence[float]
+) -> list[float]:
+    """R² for each strength, which counts in units of the mean square of a row.
+
+    The fit is that of the dual problem, as there are more numbers in a memory than trials: with
+    the kernel K = x xᵀ = U diag(e) Uᵀ, the weights of the rows are U diag(1 / (e + λ)) Uᵀ y.
+    """
     mean, level = x.mean(0), y.mean(0)
     x, x_test = (x - mean).double(), (x_test - mean).double()
-    kernel = x @ x.T
-    strength = ridge * kernel.diagonal().mean().clamp(min=1e-12)
-    weights = torch.linalg.solve(kernel + strength * torch.eye(len(x)).double(), y - level)
-    error = y_test - level - x_test @ (x.T @ weights)
-    return float(1 - error.square().sum() / (y_test - y_test.mean(0)).square().sum())
+    e, u = torch.linalg.eigh(x @ x.T)
+    unit = e.mean().clamp(min=1e-12)
+    projected, seen = u.T @ (y - level), x_test @ x.T @ u
+    spread = (y_test - y_test.mean(0)).square().sum()
+    errors = (y_test - level - seen @ (projected / (e + r * unit)[:, None]) for r in ridges)
+    return [float(1 - error.square().sum() / spread) for error in errors]

@@ -109,17 +109,12 @@ LOOKS = {
     "shortest-path": Look("knowing the way", BLACK, "--"),
     "search": Look("search, with memory", GREY, "-."),
     "search-anew": Look("search, no memory", GREY, "--"),
-    "search-visible": Look("search, with memory", GREY, "-."),
-    "search-anew-visible": Look("search, no memory", GREY, "--"),
 }
 LOOKS |= {
-    f"{name}-visible": LOOKS[name]
-    for name in (
-        "metods-linear-S4", "metods-linear-S2", "metods-linear-S1", "metods-mlp-S4",
-        "metods-vanilla-S4", "metods-vanilla-S2", "metods-linear-S4-no-alpha", "gru", "maml",
-        "maml-rates",
-    )
-}  # fmt: skip
+    f"{name}-visible": look
+    for name, look in LOOKS.items()
+    if name.startswith(("metods", "gru", "maml", "search"))
+}
 """Agents that see the target look like those that do not: they never share a panel."""
 
 

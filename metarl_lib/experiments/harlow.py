@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,30 +17,23 @@ from metarl_lib.envs.harlow_strategies import play as play_strategy
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_training import (
+    CoreOf,
+    Variants,
     last_logged,
     load_agent,
     make_model,
     matched_units,
+    metods,
     parameters_of,
     play,
     train_agent,
 )
 from metarl_lib.experiments.sb3_recurrent import SB3Agent, train_recurrent_ppo
-from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, generator
 
 NAME = "harlow"
 TASK = Harlow()
 ENV = Trial(TASK)
-
-
-CoreOf = Callable[[Any, int], Core]
-
-
-def _metods(depth: int, write: str = "linear", plasticity: str = "matrix") -> CoreOf:
-    return lambda config, size: MetODS(
-        size, config.num_units, depth, write, plasticity, compile=config.compile
-    )
 
 
 def _matched_gru(config: Any, size: int) -> Core:
@@ -54,10 +47,10 @@ def _matched_gru(config: Any, size: int) -> Core:
 
 
 CORES: dict[str, CoreOf] = {
-    "metods-linear-S4": _metods(4),
-    "metods-linear-S1": _metods(1),
-    "metods-linear-S4-no-alpha": _metods(4, plasticity="scalar"),
-    "metods-vanilla-S4": _metods(4, "vanilla"),
+    "metods-linear-S4": metods(4),
+    "metods-linear-S1": metods(1),
+    "metods-linear-S4-no-alpha": metods(4, plasticity="scalar"),
+    "metods-vanilla-S4": metods(4, "vanilla"),
     "gru-matched": _matched_gru,
     "gru-state-matched": lambda config, size: GRU(size, config.num_units**2),
     "backpropamine": lambda config, size: Backpropamine(size, config.num_units),
@@ -71,7 +64,7 @@ COSTLY = ("metods-vanilla-S4", "gru-state-matched", "backpropamine", "recurrent-
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(Variants, Settings):
     """Fields of the experiment on Harlow's task."""
 
     segment: int = option(72, "steps of every row between two updates")
@@ -91,14 +84,8 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "num_units", "gru_units", "test_trials", "costly_seeds")
-        for name in ("variants", "costly"):
-            for variant in getattr(self, name):
-                look_up(name, variant, CORES)
-
-    def trained(self, seed: int) -> list[str]:
-        """The agents that a run with this root seed trains."""
-        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
+        check_positive(self, "num_units", "gru_units", "test_trials")
+        self.check_variants(CORES)
 
 
 PRESETS = {

@@ -16,6 +16,7 @@ from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.maze_agents import ENVS, SIZE, VARIANTS
 from metarl_lib.experiments.maze_readings import earned, probed
 from metarl_lib.experiments.meta_training import (
+    Variants,
     last_logged,
     load_agent,
     make_model,
@@ -24,7 +25,6 @@ from metarl_lib.experiments.meta_training import (
     train_agent,
 )
 from metarl_lib.oracles import maze as oracle
-from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, generator
 
 NAME = "maze"
@@ -37,7 +37,7 @@ COSTLY = ("backpropamine",)
 
 
 @dataclass(frozen=True)
-class Config(Settings):
+class Config(Variants, Settings):
     """Fields of the experiment on the maze. A segment is a whole trial."""
 
     rows: int = option(64, "mazes side by side")
@@ -68,20 +68,14 @@ class Config(Settings):
         super().__post_init__()
         check_positive(
             self, "encoder_units", "num_units", "gru_units", "maml_units", "maml_horizon",
-            "maml_rate", "test_trials", "costly_seeds", "value_unit",
+            "maml_rate", "test_trials", "value_unit",
         )  # fmt: skip
         if self.test_trials < 4:
             raise ValueError(
                 f"test_trials={self.test_trials}: must be at least 4, a quarter of them to test "
                 "what was fitted to the others"
             )
-        for name in ("variants", "costly"):
-            for variant in getattr(self, name):
-                look_up(name, variant, VARIANTS)
-
-    def trained(self, seed: int) -> list[str]:
-        """The agents that a run with this root seed trains."""
-        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
+        self.check_variants(VARIANTS)
 
 
 PRESETS = {
@@ -98,12 +92,8 @@ PRESETS = {
 def make_agent(config: Config, variant: str, seed: int = 0) -> Agent:
     """A fresh agent of a variant."""
     chosen = VARIANTS[variant]
-    env = ENVS[chosen.target]
-    return make_model(
-        lambda: chosen.build(config, env.observation_space, env.action_space),
-        seed,
-        list(VARIANTS).index(variant),
-    )
+    env, index = ENVS[chosen.target], list(VARIANTS).index(variant)
+    return make_model(lambda: chosen.build(config, env), seed, index)
 
 
 def run(config: Config, run: Run) -> list[Row]:

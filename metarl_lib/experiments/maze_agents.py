@@ -7,22 +7,20 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from gymnasium import spaces
 from torch import nn
 
 from metarl_lib.algos import ActorCritic, Agent, MAMLPolicy
 from metarl_lib.cores import GRU, SRWM, Backpropamine, Core, MetODS
 from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments.meta_training import matched_units, parameters_of
+from metarl_lib.experiments.meta_training import CoreOf, matched_units, metods, parameters_of
 
 SIZE = 8
 OUTPUTS = 5  # four actions and a value
 ENVS = {target: Trial(Maze(SIZE, target=target)) for target in ("hidden", "visible")}
 
-Build = Callable[[Any, spaces.Space, spaces.Space], Agent]
-CoreOf = Callable[[Any, int], Core]
-"""From a configuration and the number of inputs."""
+Build = Callable[[Any, Trial], Agent]
+"""From a configuration and the trials to live in."""
 
 
 @dataclass(frozen=True)
@@ -36,22 +34,17 @@ class Variant:
 def with_core(make: CoreOf, *, encoded: bool = True) -> Build:
     """An actor and critic on a memory cell, with a tanh layer in front of it or without."""
 
-    def build(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
-        size, encoder = _inputs(seen), None
+    def build(config: Any, env: Trial) -> Agent:
+        size, encoder = env.observation_space.shape[0], None
         if encoded:
             encoder = nn.Sequential(nn.Linear(size, config.encoder_units), nn.Tanh())
             size = config.encoder_units
-        core = make(config, size)
-        return ActorCritic(core, seen, actions, encoder=encoder, value_unit=config.value_unit)
+        return ActorCritic(
+            make(config, size), env.observation_space, env.action_space, encoder=encoder,
+            value_unit=config.value_unit,
+        )  # fmt: skip
 
     return build
-
-
-def metods(write: str = "linear", depth: int = 4, plasticity: str = "matrix") -> CoreOf:
-    """The layer of a choice, with `num_units` units."""
-    return lambda config, size: MetODS(
-        size, config.num_units, depth, write, plasticity, compile=config.compile
-    )
 
 
 def wide(config: Any, size: int) -> Core:
@@ -78,25 +71,20 @@ def matched_gru(config: Any, size: int) -> Core:
 def maml(rates: str) -> Build:
     """The feedforward agent that takes gradient steps; it sees what the others see."""
 
-    def build(config: Any, seen: spaces.Space, actions: spaces.Space) -> Agent:
+    def build(config: Any, env: Trial) -> Agent:
         return MAMLPolicy(
-            seen, actions, (config.maml_units,) * 2, horizon=config.maml_horizon,
-            rate=config.maml_rate, rates=rates, discount=config.discount,
-            gae_lambda=config.gae_lambda, value_unit=config.value_unit,
+            env.observation_space, env.action_space, (config.maml_units,) * 2,
+            horizon=config.maml_horizon, rate=config.maml_rate, rates=rates,
+            discount=config.discount, gae_lambda=config.gae_lambda, value_unit=config.value_unit,
         )  # fmt: skip
 
     return build
 
 
-def _inputs(seen: spaces.Space) -> int:
-    assert seen.shape is not None
-    return seen.shape[0]
-
-
 ENDS = {"matrix": "", "scalar": "-scalar", "none": "-no-alpha"}
 GRID: dict[str, Variant] = {
     f"metods-{write}-S{depth}{ENDS[plasticity]}": Variant(
-        with_core(metods(write, depth, plasticity))
+        with_core(metods(depth, write, plasticity))
     )
     for write, depth, plasticity in product(("linear", "vanilla", "mlp"), (4, 2, 1), ENDS)
 }

@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from metarl_lib.algos import PPO, Agent, Settings, Streams
 from metarl_lib.algos.actor_critic import Outputs, draw
+from metarl_lib.cores import Core, MetODS
 from metarl_lib.envs.base import BatchedEnv
-from metarl_lib.experiments.base import row
+from metarl_lib.experiments.base import check_positive, row
+from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, Stage, generator
 
 LOGS, LOGS_PER_CHECKPOINT = 100, 5
@@ -23,6 +25,36 @@ AgentT = TypeVar("AgentT", bound=Agent)
 
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""
+
+
+CoreOf = Callable[[Any, int], Core]
+"""A memory cell from a configuration and the number of inputs."""
+
+
+class Variants:
+    """What the configurations share that train a choice of agents, some by few seeds alone."""
+
+    variants: tuple[str, ...]
+    costly: tuple[str, ...]
+    costly_seeds: int
+
+    def check_variants(self, known: dict[str, Any]) -> None:
+        """Raise ValueError with one line where an agent is not known."""
+        check_positive(self, "costly_seeds")
+        for name in ("variants", "costly"):
+            for variant in getattr(self, name):
+                look_up(name, variant, known)
+
+    def trained(self, seed: int) -> list[str]:
+        """The agents that a run with this root seed trains."""
+        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
+
+
+def metods(depth: int = 4, write: str = "linear", plasticity: str = "matrix") -> CoreOf:
+    """The layer of a choice, with `num_units` units."""
+    return lambda config, size: MetODS(
+        size, config.num_units, depth, write, plasticity, compile=config.compile
+    )
 
 
 def make_model(make: Callable[[], AgentT], seed: int, index: int) -> AgentT:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, Normal
 
+from metarl_lib.algos.normalisation import RunningMoments
 from metarl_lib.cores.base import Core, State, where_reset
 
 Policy = Categorical | Independent
@@ -36,7 +37,9 @@ class Agent(nn.Module):
         log_std: logarithm of the initial standard deviation of continuous actions.
         value_unit: what values count in. With about the size of a return, the value loss, in
             squares of it, is about 1 and does not drown the policy's, with which it shares the
-            memory.
+            memory. None for the root mean square of the returns seen so far.
+        normalise: whether observations are taken in standard deviations from the mean, both
+            of all those seen so far.
 
     Raises:
         ValueError: for a space that is not supported, or a unit <= 0.
@@ -51,17 +54,25 @@ class Agent(nn.Module):
         action_space: spaces.Space,
         *,
         log_std: float = 0.0,
-        value_unit: float = 1.0,
+        value_unit: float | None = 1.0,
+        normalise: bool = False,
     ) -> None:
         super().__init__()
-        if not 0 < value_unit < math.inf:
-            raise ValueError(f"value_unit={value_unit}: must be greater than 0 and finite")
+        if value_unit is not None and not 0 < value_unit < math.inf:
+            raise ValueError(f"value_unit={value_unit}: must be greater than 0 and finite, or None")
         if not isinstance(observation_space, spaces.Box) or len(observation_space.shape) != 1:
             raise ValueError(
                 f"observation_space={observation_space}: must be a flat Box; wrap the environment"
             )
         self.inputs = int(observation_space.shape[0])
-        self.action_space, self.value_unit = action_space, value_unit
+        self.action_space = action_space
+        self.seen = RunningMoments(self.inputs) if normalise else None
+        self.earned = RunningMoments(1) if value_unit is None else None
+        self.value_unit: float | Tensor
+        if value_unit is None:
+            self.register_buffer("value_unit", torch.ones(()))
+        else:
+            self.value_unit = value_unit
         if isinstance(action_space, spaces.Discrete):
             self.outputs = int(action_space.n)
         elif isinstance(action_space, spaces.Box) and len(action_space.shape) == 1:
@@ -72,6 +83,19 @@ class Agent(nn.Module):
                 self.register_buffer(name, bounds, persistent=False)
         else:
             raise ValueError(f"action_space={action_space}: must be Discrete or a flat Box")
+
+    def look(self, observations: Float[Tensor, "*B I"]) -> Float[Tensor, "*B I"]:
+        """Observations as the networks take them."""
+        return observations if self.seen is None else self.seen(observations)
+
+    def take_in(self, observations: Float[Tensor, "*B I"], returns: Float[Tensor, "*B"]) -> None:
+        """Learn the size of what is seen and earned; training does it after each segment."""
+        if self.seen is not None:
+            self.seen.see(observations)
+        if self.earned is not None:
+            assert isinstance(self.value_unit, Tensor)
+            self.earned.see(returns.unsqueeze(-1))
+            self.value_unit.copy_(self.earned.size[0])
 
     def initial_state(self, batch: int) -> State:
         """The memory at the start of a life."""
@@ -162,9 +186,13 @@ class ActorCritic(Agent):
         *,
         encoder: nn.Module | None = None,
         log_std: float = 0.0,
-        value_unit: float = 1.0,
+        value_unit: float | None = 1.0,
+        normalise: bool = False,
     ) -> None:
-        super().__init__(observation_space, action_space, log_std=log_std, value_unit=value_unit)
+        super().__init__(
+            observation_space, action_space, log_std=log_std, value_unit=value_unit,
+            normalise=normalise,
+        )  # fmt: skip
         if encoder is None and core.input_size != self.inputs:
             raise ValueError(
                 f"the core takes {core.input_size} numbers and an observation has "
@@ -190,12 +218,12 @@ class ActorCritic(Agent):
         resets: Bool[Tensor, "T B"] | None = None,
     ) -> Outputs:
         """T steps of every row, through time; see `Core.scan`."""
-        ys, state = self.core.scan(self.encoder(observations), state, resets)
+        ys, state = self.core.scan(self.encoder(self.look(observations)), state, resets)
         return Outputs(*self._read(ys), state)
 
     def step(self, observation: Float[Tensor, "B I"], state: State) -> Outputs:
         """One step of every row."""
-        y, state = self.core.step(self.encoder(observation), state)
+        y, state = self.core.step(self.encoder(self.look(observation)), state)
         return Outputs(*self._read(y), state)
 
     def _read(self, ys: Tensor) -> tuple[Policy, Tensor]:

@@ -58,6 +58,7 @@ class MAMLPolicy(Agent):
         first_order: leaves the derivative of the gradient out.
         log_std: see `Agent`.
         value_unit: see `Agent`.
+        normalise: see `Agent`.
 
     Raises:
         ValueError: as an `Agent` does, or for a choice or a number out of range.
@@ -76,9 +77,13 @@ class MAMLPolicy(Agent):
         gae_lambda: float = 0.95,
         first_order: bool = False,
         log_std: float = 0.0,
-        value_unit: float = 1.0,
+        value_unit: float | None = 1.0,
+        normalise: bool = False,
     ) -> None:
-        super().__init__(observation_space, action_space, log_std=log_std, value_unit=value_unit)
+        super().__init__(
+            observation_space, action_space, log_std=log_std, value_unit=value_unit,
+            normalise=normalise,
+        )  # fmt: skip
         if not isinstance(horizon, int) or horizon < 1:
             raise ValueError(f"horizon={horizon!r}: must be a whole number >= 1")
         if not 0 < rate < math.inf:
@@ -114,7 +119,7 @@ class MAMLPolicy(Agent):
             weights = list(where_reset(due, adapted, tuple(weights)))
         slot = torch.arange(self.horizon, device=time.device) == (time % self.horizon)[:, None]
         seen = torch.where(slot[..., None], observation[:, None], seen)
-        found = vmap(network)(tuple(weights), observation)
+        found = vmap(network)(tuple(weights), self.look(observation))
         return found, (*weights, seen, time + 1)
 
     def forward(
@@ -123,19 +128,20 @@ class MAMLPolicy(Agent):
         state: State,
         resets: Bool[Tensor, "T B"] | None = None,
     ) -> Outputs:
-        """T steps of every row; whole stretches at once where all rows begin their lives."""
+        """T steps of every row; whole stretches at once where all rows begin one together."""
         if resets is not None and bool(resets[0].all()):
             state, resets = self.initial_state(observations.shape[1]), resets.clone()
             resets[0] = False  # that is done
-        if bool(state[-1].any()) or (resets is not None and bool(resets.any())):
-            return self._one_by_one(observations, state, resets)
         *weights, seen, time = state
-        found = []
+        together = bool((time == time[0]).all()) and int(time[0]) % self.horizon == 0
+        if not together or (resets is not None and bool(resets.any())):
+            return self._one_by_one(observations, state, resets)
+        found, lived_before = [], int(time[0]) > 0
         for k, stretch in enumerate(observations.split(self.horizon)):
-            if k > 0:
+            if k > 0 or lived_before:
                 lived = torch.cat([seen, stretch[0][:, None]], 1)
                 weights = list(self.adapt(tuple(weights), lived))
-            found.append(vmap(network, (0, 1), 1)(tuple(weights), stretch))
+            found.append(vmap(network, (0, 1), 1)(tuple(weights), self.look(stretch)))
             seen = torch.cat([stretch.transpose(0, 1), seen[:, len(stretch) :]], 1)
         return self._outputs(torch.cat(found), (*weights, seen, time + len(observations)))
 
@@ -151,7 +157,7 @@ class MAMLPolicy(Agent):
         """A gradient step in every row, on h steps and what was seen after the last of them."""
         before, after = seen[:, :-1], seen[:, 1:]
         with torch.no_grad():
-            values = self.value_unit * vmap(network)(weights, seen)[..., -1].T
+            values = self.value_unit * vmap(network)(weights, self.look(seen))[..., -1].T
             rewards, ended = after[..., -2].T, after[..., -1].T > 0
             following = values[1:].masked_fill(ended, 0.0)
             advantages = gae(
@@ -160,7 +166,7 @@ class MAMLPolicy(Agent):
             actions = after[..., -2 - self.outputs : -2]
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.argmax(-1)
-        stretch = Stretch(before, actions, advantages.T / self.value_unit)
+        stretch = Stretch(self.look(before), actions, advantages.T / self.value_unit)
         slopes = vmap(grad(self.loss))(weights, stretch)
         if self.first_order:
             slopes = tuple(slope.detach() for slope in slopes)

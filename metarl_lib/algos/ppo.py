@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
@@ -112,6 +114,8 @@ class PPO:
         model: the agent.
         settings: how.
         streams: every random draw comes from these.
+
+    `seconds` says how long was spent in the environment, in inference and in updates.
     """
 
     def __init__(self, env: BatchedEnv, model: Agent, settings: Settings, streams: Streams) -> None:
@@ -120,6 +124,7 @@ class PPO:
             model.parameters(), lr=settings.learning_rate, eps=1e-5
         )
         self.done = 0
+        self.seconds = dict.fromkeys(("environment", "inference", "update"), 0.0)
         self._start()
 
     def _start(self) -> None:
@@ -141,7 +146,8 @@ class PPO:
         """
         progress = min(1.0, self.done / self.settings.updates)
         segment, finished = self.collect()
-        numbers = self.learn(segment, progress)
+        with self._timed("update"):
+            numbers = self.learn(segment, progress)
         self.done += 1
         numbers["return"] = float(finished[0] / finished[1])
         numbers["reward"] = float(segment.rewards.mean())
@@ -158,12 +164,14 @@ class PPO:
         finished = torch.zeros(2, device=self.returns.device)
         for _ in range(s.segment):
             resets, seen = self.begins, self.observation
-            memory = where_reset(resets, initial, self.memory)
-            policy, values, self.memory = model.step(seen, memory)
-            action = draw(policy, self.streams.actions)
-            self.env_state, step = self.env.step(
-                self.env_state, model.clip(action), self.streams.environment
-            )
+            with self._timed("inference"):
+                memory = where_reset(resets, initial, self.memory)
+                policy, values, self.memory = model.step(seen, memory)
+                action = draw(policy, self.streams.actions)
+            with self._timed("environment"):
+                self.env_state, step = self.env.step(
+                    self.env_state, model.clip(action), self.streams.environment
+                )
             self.observation, ended = step.observation, step.terminated | step.truncated
             last = torch.zeros_like(values)
             if s.bootstrap and _may(step.truncated):
@@ -184,6 +192,12 @@ class PPO:
             seen, action, log_probs, rewards, values, next_values, ended, resets, start
         )
         return segment, finished
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        start = perf_counter()
+        yield
+        self.seconds[name] += perf_counter() - start
 
     def _restart(self, ended: Tensor, finished: Tensor) -> None:
         """Start new trials in the rows that ended, and add up their returns."""
@@ -249,6 +263,7 @@ class PPO:
                 }
                 for name, value in found.items():
                     totals[name] = totals.get(name, 0.0) + value.detach()
+        self.model.take_in(segment.observations, returns)
         return {name: float(total) / (passes * s.minibatches) for name, total in totals.items()}
 
     def checkpoint(self) -> dict[str, Tensor]:

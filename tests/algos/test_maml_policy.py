@@ -186,6 +186,19 @@ def test_the_memory_after_stretches_is_that_after_steps(steps) -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_lives_go_on_in_whole_stretches_where_all_rows_end_one(monkeypatch) -> None:
+    agent, seen = agent_of(CHOICES), lives(11, CHOICES)
+    whole = read(agent, agent(seen, agent.initial_state(ROWS)))
+    first = agent(seen[: 2 * H], agent.initial_state(ROWS))
+
+    def slow(*_):
+        raise AssertionError("step by step is slow and not needed here")
+
+    monkeypatch.setattr(agent, "_one_by_one", slow)
+    rest = agent(seen[2 * H :], first.state, torch.zeros(11 - 2 * H, ROWS, dtype=torch.bool))
+    torch.testing.assert_close(read(agent, rest), whole[2 * H :])
+
+
 def test_one_step_of_gradient_makes_rewarded_actions_likelier() -> None:
     """Three pulls of arm 1 that pay, and arm 1 is likelier; without pay, it is not."""
     agent = agent_of(CHOICES)
@@ -231,7 +244,7 @@ def test_it_lives_with_vectors_for_actions_and_with_the_names_of_sb3() -> None:
         ({"horizon": 0}, "horizon=0: must be a whole number >= 1"),
         ({"rate": 0.0}, "rate=0.0: must be greater than 0 and finite"),
         ({"rates": "some"}, "rates='some' is unknown: choose one of fixed, learned"),
-        ({"value_unit": -1.0}, "value_unit=-1.0: must be greater than 0 and finite"),
+        ({"value_unit": -1.0}, "value_unit=-1.0: must be greater than 0 and finite, or None"),
     ],
 )
 def test_what_is_out_of_range_is_refused(option, said) -> None:

@@ -15,11 +15,11 @@ from metarl_lib.envs.bandit import Bandit, BanditTasks
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.bandit_readings import Watched, curve, posterior_r2, tried
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.meta_agents import parameters_of
 from metarl_lib.experiments.meta_training import (
     last_logged,
     load_agent,
     make_model,
-    parameters_of,
     play,
     train_agent,
 )

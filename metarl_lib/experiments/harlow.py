@@ -16,15 +16,17 @@ from metarl_lib.envs.harlow_strategies import STRATEGIES
 from metarl_lib.envs.harlow_strategies import play as play_strategy
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
-from metarl_lib.experiments.meta_training import (
+from metarl_lib.experiments.meta_agents import (
     CoreOf,
     Variants,
-    last_logged,
-    load_agent,
-    make_model,
     matched_units,
     metods,
     parameters_of,
+)
+from metarl_lib.experiments.meta_training import (
+    last_logged,
+    load_agent,
+    make_model,
     play,
     train_agent,
 )

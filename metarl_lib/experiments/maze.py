@@ -15,12 +15,11 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.maze_agents import ENVS, SIZE, VARIANTS
 from metarl_lib.experiments.maze_readings import earned, probed
+from metarl_lib.experiments.meta_agents import Variants, parameters_of
 from metarl_lib.experiments.meta_training import (
-    Variants,
     last_logged,
     load_agent,
     make_model,
-    parameters_of,
     play,
     train_agent,
 )
@@ -76,6 +75,11 @@ class Config(Variants, Settings):
                 "what was fitted to the others"
             )
         self.check_variants(VARIANTS)
+
+    @property
+    def agent_options(self) -> dict[str, Any]:
+        """What every agent is told beside its sizes."""
+        return {"value_unit": self.value_unit}
 
 
 PRESETS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -12,10 +13,8 @@ from tqdm import tqdm
 
 from metarl_lib.algos import PPO, Agent, Settings, Streams
 from metarl_lib.algos.actor_critic import Outputs, draw
-from metarl_lib.cores import Core, MetODS
 from metarl_lib.envs.base import BatchedEnv
-from metarl_lib.experiments.base import check_positive, row
-from metarl_lib.rules.checks import look_up
+from metarl_lib.experiments.base import row
 from metarl_lib.runs import Row, Run, Stage, generator
 
 LOGS, LOGS_PER_CHECKPOINT = 100, 5
@@ -25,36 +24,6 @@ AgentT = TypeVar("AgentT", bound=Agent)
 
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""
-
-
-CoreOf = Callable[[Any, int], Core]
-"""A memory cell from a configuration and the number of inputs."""
-
-
-class Variants:
-    """What the configurations share that train a choice of agents, some by few seeds alone."""
-
-    variants: tuple[str, ...]
-    costly: tuple[str, ...]
-    costly_seeds: int
-
-    def check_variants(self, known: dict[str, Any]) -> None:
-        """Raise ValueError with one line where an agent is not known."""
-        check_positive(self, "costly_seeds")
-        for name in ("variants", "costly"):
-            for variant in getattr(self, name):
-                look_up(name, variant, known)
-
-    def trained(self, seed: int) -> list[str]:
-        """The agents that a run with this root seed trains."""
-        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
-
-
-def metods(depth: int = 4, write: str = "linear", plasticity: str = "matrix") -> CoreOf:
-    """The layer of a choice, with `num_units` units."""
-    return lambda config, size: MetODS(
-        size, config.num_units, depth, write, plasticity, compile=config.compile
-    )
 
 
 def make_model(make: Callable[[], AgentT], seed: int, index: int) -> AgentT:
@@ -115,7 +84,16 @@ def train_agent(
         if not last and (due or stage.stopping):
             stage.save(step, training.checkpoint())
     bar.close()
+    if not bar.disable:
+        report_times(stage.name, training)
     stage.save(settings.updates * size, model.state_dict(), finished=True)
+
+
+def report_times(name: str, training: PPO) -> None:
+    """Say in one line how long a training took, and which part of it took how much."""
+    whole = sum(training.seconds.values())
+    shares = ", ".join(f"{part} {s / whole:.0%}" for part, s in training.seconds.items())
+    tqdm.write(f"{name}: {whole:.0f} s, of which {shares}", file=sys.stderr)
 
 
 def average(window: list[dict[str, float]]) -> dict[str, float]:
@@ -211,17 +189,3 @@ def load_agent(model: AgentT, tensors: Mapping[str, Tensor], variant: str) -> Ag
     }
     model.load_state_dict(own)
     return model
-
-
-def parameters_of(model: torch.nn.Module) -> int:
-    """How many numbers are trained."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
-
-
-def matched_units(count: Callable[[int], int], target: int, most: int = 2048) -> int:
-    """The number of units whose `count` of parameters, which grows with it, is nearest a target."""
-    low, high = 1, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if count(middle) < target else (low, middle)
-    return low if low == 1 or count(low) - target <= target - count(low - 1) else low - 1

@@ -14,11 +14,11 @@ from metarl_lib.cores import LSTM
 from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.meta_agents import parameters_of
 from metarl_lib.experiments.meta_training import (
     last_logged,
     load_agent,
     make_model,
-    parameters_of,
     play,
     train_agent,
 )

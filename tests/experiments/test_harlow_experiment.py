@@ -13,7 +13,8 @@ from metarl_lib.cores import GRU, LSTM, Backpropamine, MetODS
 from metarl_lib.envs.harlow_strategies import Memory, exact, learn_from_wins, threshold
 from metarl_lib.experiments import harlow
 from metarl_lib.experiments.harlow import CORES, ENV, Config, make_agent
-from metarl_lib.experiments.meta_training import last_logged, parameters_of
+from metarl_lib.experiments.meta_agents import parameters_of
+from metarl_lib.experiments.meta_training import last_logged
 from metarl_lib.runs import Run, generator
 
 TRAINED = ("metods-linear-S4", "gru", "recurrent-ppo")

@@ -16,7 +16,8 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments import maze, maze_grid
 from metarl_lib.experiments.maze import Config, make_agent
 from metarl_lib.experiments.maze_agents import ENVS, VARIANTS
-from metarl_lib.experiments.meta_training import parameters_of, play
+from metarl_lib.experiments.meta_agents import parameters_of
+from metarl_lib.experiments.meta_training import play
 from metarl_lib.runs import Run
 
 N, GATED, HIDDEN, ENCODED = 5, 7, 6, 9

@@ -12,19 +12,19 @@ from gymnasium import spaces
 from torch import Tensor
 from torch.distributions import Categorical
 
-from metarl_lib.algos import PPO, ActorCritic, Settings
+from metarl_lib.algos import PPO, ActorCritic, Settings, Streams, ppo
 from metarl_lib.algos.actor_critic import Outputs
 from metarl_lib.cores import GRU, MetODS
 from metarl_lib.envs.base import Step
 from metarl_lib.experiments import meta_training
+from metarl_lib.experiments.meta_agents import matched_units, parameters_of
 from metarl_lib.experiments.meta_training import (
     average,
     last_logged,
     load_agent,
     make_model,
-    matched_units,
-    parameters_of,
     play,
+    report_times,
     train_agent,
 )
 from metarl_lib.runs import DivergenceError, Run, Stage
@@ -476,3 +476,30 @@ def test_the_matched_number_of_units_is_that_of_the_nearest_count(most) -> None:
         assert 1 <= found <= most
         nearest = min(abs(count(units) - target) for units in range(1, most + 1))
         assert abs(count(found) - target) == nearest
+
+
+def test_a_training_says_what_took_how_long(capsys, monkeypatch) -> None:
+    """A clock that every look moves on by a second, and one more in the environment."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 1.0
+        return now[0]
+
+    class Slow(Lives):
+        def step(self, state, action, generator):
+            now[0] += 1.0
+            return super().step(state, action, generator)
+
+    env = Slow()
+    model = make_model(
+        lambda: ActorCritic(GRU(3, 4), env.observation_space, env.action_space), 0, 0
+    )
+    streams = Streams(*(torch.Generator().manual_seed(k) for k in range(4)))
+    training = PPO(env, model, SMALL, streams)
+    monkeypatch.setattr(ppo, "perf_counter", clock)
+    training.update()
+    assert training.seconds == {"environment": 6.0, "inference": 3.0, "update": 1.0}
+    report_times("an agent", training)
+    said = capsys.readouterr().err
+    assert said == "an agent: 10 s, of which environment 60%, inference 30%, update 10%\n"

@@ -1,0 +1,106 @@
+"""How agents with a memory are made: a cell between what is seen and two heads, or MAML's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from metarl_lib.algos import ActorCritic, Agent, MAMLPolicy
+from metarl_lib.cores import GRU, Core, MetODS
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.base import check_positive
+from metarl_lib.rules.checks import look_up
+
+Build = Callable[[Any, Trial], Agent]
+"""From a configuration and the trials to live in."""
+
+CoreOf = Callable[[Any, int], Core]
+"""A memory cell from a configuration and the number of inputs."""
+
+
+class Variants:
+    """What the configurations share that train a choice of agents, some by few seeds alone."""
+
+    variants: tuple[str, ...]
+    costly: tuple[str, ...]
+    costly_seeds: int
+
+    def check_variants(self, known: dict[str, Any]) -> None:
+        """Raise ValueError with one line where an agent is not known."""
+        check_positive(self, "costly_seeds")
+        for name in ("variants", "costly"):
+            for variant in getattr(self, name):
+                look_up(name, variant, known)
+
+    def trained(self, seed: int) -> list[str]:
+        """The agents that a run with this root seed trains."""
+        return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
+
+
+def with_core(make: CoreOf, *, encoded: bool = True) -> Build:
+    """An actor and critic on a memory cell, with a tanh layer in front of it or without.
+
+    The configuration has `encoder_units`, and `agent_options`, what else the agent is told.
+    """
+
+    def build(config: Any, env: Trial) -> Agent:
+        size, encoder = env.observation_space.shape[0], None
+        if encoded:
+            encoder = nn.Sequential(nn.Linear(size, config.encoder_units), nn.Tanh())
+            size = config.encoder_units
+        return ActorCritic(
+            make(config, size), env.observation_space, env.action_space, encoder=encoder,
+            **config.agent_options,
+        )  # fmt: skip
+
+    return build
+
+
+def maml(rates: str) -> Build:
+    """The feedforward agent that takes gradient steps; it sees what the others see."""
+
+    def build(config: Any, env: Trial) -> Agent:
+        return MAMLPolicy(
+            env.observation_space, env.action_space, (config.maml_units,) * 2,
+            horizon=config.maml_horizon, rate=config.maml_rate, rates=rates,
+            discount=config.discount, gae_lambda=config.gae_lambda, **config.agent_options,
+        )  # fmt: skip
+
+    return build
+
+
+def metods(depth: int = 4, write: str = "linear", plasticity: str = "matrix") -> CoreOf:
+    """The layer of a choice, with `num_units` units."""
+    return lambda config, size: MetODS(
+        size, config.num_units, depth, write, plasticity, compile=config.compile
+    )
+
+
+def matched_gru(outputs: int) -> CoreOf:
+    """A GRU with as many parameters as the linear MetODS layer, and the heads that read it."""
+
+    def count(core: Core) -> int:
+        return parameters_of(core) + core.num_units * outputs
+
+    def make(config: Any, size: int) -> Core:
+        target = count(MetODS(size, config.num_units))
+        return GRU(size, matched_units(lambda units: count(GRU(size, units)), target))
+
+    return make
+
+
+def parameters_of(model: torch.nn.Module) -> int:
+    """How many numbers are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def matched_units(count: Callable[[int], int], target: int, most: int = 2048) -> int:
+    """The number of units whose `count` of parameters, which grows with it, is nearest a target."""
+    low, high = 1, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if count(middle) < target else (low, middle)
+    return low if low == 1 or count(low) - target <= target - count(low - 1) else low - 1

@@ -8,6 +8,9 @@ IDS = {
     "metarl/Harlow-v0": "metarl_lib.envs.harlow:Harlow",
     "metarl/Maze-v0": "metarl_lib.envs.maze:Maze",
     "metarl/PointRobot-v0": "metarl_lib.envs.point_robot:PointRobot",
+    "metarl/AntDir-v0": "metarl_lib.envs.locomotion:AntDir",
+    "metarl/CheetahDir-v0": "metarl_lib.envs.locomotion:CheetahDir",
+    "metarl/CheetahVel-v0": "metarl_lib.envs.locomotion:CheetahVel",
     "metarl/WeightSpace-v0": "metarl_lib.envs.weight_space:WeightSpace",
 }
 """Gymnasium id -> where the batched environment behind it stands."""

@@ -1,4 +1,7 @@
-"""Environments with choices, and trials, as Gymnasium and Stable-Baselines3 see them."""
+"""Environments with tasks, and trials, as Gymnasium and Stable-Baselines3 see them."""
+
+import sys
+from importlib.util import find_spec
 
 import gymnasium
 import numpy as np
@@ -13,6 +16,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 from metarl_lib.envs.adapters import SB3VecEnv, SingleEnv, VectorEnv, draw_seed
 from metarl_lib.envs.bandit import Bandit, BanditTasks
 from metarl_lib.envs.harlow import Harlow
+from metarl_lib.envs.locomotion import AntDir, CheetahDir, CheetahVel
 from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
@@ -25,12 +29,23 @@ TASKS = {
     "metarl/Harlow-v0": Harlow,
     "metarl/Maze-v0": Maze,
     "metarl/PointRobot-v0": PointRobot,
+    "metarl/AntDir-v0": AntDir,
+    "metarl/CheetahDir-v0": CheetahDir,
+    "metarl/CheetahVel-v0": CheetahVel,
 }
+ROBOTS = list(TASKS)[-3:]
+MUJOCO = pytest.mark.skipif(
+    find_spec("mujoco") is None,
+    reason="the extra mujoco is missing: pip install 'metarl_lib[mujoco]'",
+)
+EVERY = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[MUJOCO] if name in ROBOTS else []) for name in TASKS]
+)
 
 
 @pytest.mark.filterwarnings("error", "ignore:.*infinity. This is probably too")
 @pytest.mark.parametrize("episodes", [None, 1, 3])
-@pytest.mark.parametrize("name", TASKS)
+@EVERY
 def test_both_libraries_accept_every_environment_with_tasks_and_its_trials(name, episodes) -> None:
     check_gymnasium(gymnasium.make(name, episodes=episodes).unwrapped)
     check_sb3(gymnasium.make(name, episodes=episodes).unwrapped)
@@ -39,7 +54,7 @@ def test_both_libraries_accept_every_environment_with_tasks_and_its_trials(name,
     )
 
 
-@pytest.mark.parametrize("name", TASKS)
+@EVERY
 def test_make_vec_gives_the_rows_and_trials_that_are_asked_for(name) -> None:
     for episodes, kind in ((None, TASKS[name]), (2, Trial)):
         venv = gymnasium.make_vec(name, BATCH, episodes=episodes, split="test")
@@ -51,6 +66,15 @@ def test_make_vec_gives_the_rows_and_trials_that_are_asked_for(name) -> None:
             assert observation in venv.observation_space
             observation, reward, *_ = venv.step(venv.action_space.sample())
             assert reward.shape == (BATCH,)
+
+
+@pytest.mark.parametrize("name", ROBOTS)
+@pytest.mark.parametrize("make", [gymnasium.make, gymnasium.make_vec])
+def test_a_robot_without_mujoco_says_in_one_line_what_to_install(name, make, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(ImportError, match=r"pip install 'metarl_lib\[mujoco\]'$") as refusal:
+        make(name)
+    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("kind", ["single", "vector", "sb3"])

@@ -1,5 +1,7 @@
 """What holds for every environment with tasks, alone and inside a trial."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +18,7 @@ from metarl_lib.envs.base import (
     where_rows,
 )
 from metarl_lib.envs.harlow import Harlow
+from metarl_lib.envs.locomotion import AntDir, CheetahVel
 from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
@@ -32,9 +35,30 @@ ENVS = {
     "point robot": lambda: PointRobot(steps=7),
     "sparse point robot": lambda: PointRobot(True, 7, goals="square"),
 }
-TRIALS = {f"trial of {name}": (lambda make=make: Trial(make(), 3)) for name, make in ENVS.items()}
-FIXED = {name: make for name, make in (ENVS | TRIALS).items() if "harlow" not in name}
-EVERY = pytest.mark.parametrize("make", (ENVS | TRIALS).values(), ids=(ENVS | TRIALS).keys())
+# MuJoCo steps them: in float64 whatever the tasks are, and on the CPU only.
+ROBOTS = {"ant": lambda: AntDir(steps=4), "cheetah": lambda: CheetahVel(steps=4)}
+
+
+def in_trials(envs):
+    """Each alone, and in a trial."""
+    return envs | {f"trial of {n}": (lambda make=m: Trial(make(), 3)) for n, m in envs.items()}
+
+
+def each(makers):
+    """A parameter for each; robots are left out without MuJoCo."""
+    needs = pytest.mark.skipif(
+        find_spec("mujoco") is None,
+        reason="the extra mujoco is missing: pip install 'metarl_lib[mujoco]'",
+    )
+    return [
+        pytest.param(make, id=name, marks=[needs] if name in BODIES else [])
+        for name, make in makers.items()
+    ]
+
+
+TENSORS, BODIES = in_trials(ENVS), in_trials(ROBOTS)
+FIXED = {name: make for name, make in (TENSORS | BODIES).items() if "harlow" not in name}
+EVERY = pytest.mark.parametrize("make", each(TENSORS | BODIES))
 
 
 def stream(seed: int = 0) -> torch.Generator:
@@ -122,7 +146,7 @@ def test_what_it_says_has_the_kinds_shapes_and_bounds_that_are_named(make) -> No
         assert all(values.shape == (ROWS,) for values in step.info.values())
 
 
-@pytest.mark.parametrize("make", FIXED.values(), ids=FIXED.keys())
+@pytest.mark.parametrize("make", each(FIXED))
 @pytest.mark.parametrize("row", [0, 3])
 def test_rows_do_not_touch_each_other(make, row) -> None:
     """Where all rows end together, so that the draws stay the same."""
@@ -166,12 +190,12 @@ def test_a_step_leaves_the_given_state_and_action_alone(make) -> None:
 
 
 # Whose tasks are real numbers.
-REAL = [n for n in ENVS | TRIALS if "two-step" not in n and "maze" not in n]
+REAL = [n for n in TENSORS if "two-step" not in n and "maze" not in n]
 
 
 @pytest.mark.parametrize("name", REAL)
 def test_tasks_in_double_precision_stay_so(name) -> None:
-    env, generator = (ENVS | TRIALS)[name](), stream()
+    env, generator = TENSORS[name](), stream()
     tasks = map_tree(Tensor.double, env.sample_tasks(ROWS, generator))
     state, observation = env.reset(tasks, generator)
     for _ in range(4):
@@ -181,7 +205,7 @@ def test_tasks_in_double_precision_stay_so(name) -> None:
         assert step.reward.dtype == torch.float64
 
 
-@EVERY
+@pytest.mark.parametrize("make", each(TENSORS))
 def test_a_step_off_the_cpu_never_waits_for_a_number(make) -> None:
     """Tensors without numbers stand for those of a device: whoever looks at one is refused."""
     env, generator = make(), stream()
@@ -244,7 +268,7 @@ def test_off_the_cpu_no_number_is_looked_at() -> None:
 
 @pytest.mark.parametrize("name", ["bandit", "two-step", "harlow", "maze"])
 def test_every_environment_with_choices_checks_them(name) -> None:
-    for env in (ENVS[name](), TRIALS[f"trial of {name}"]()):
+    for env in (TENSORS[name](), TENSORS[f"trial of {name}"]()):
         state, _ = env.reset(env.sample_tasks(2, stream()), stream())
         with pytest.raises(ValueError, match=r"action=\d is unknown"):
             env.step(state, torch.full((2,), int(env.action_space.n)), stream())

@@ -1,8 +1,12 @@
 {
     view: "0 0 680 96",
     actions: ["← left", "right →"],
-    does: (action) => `steps to the ${action ? "right" : "left"}`,
-    teaches: (reward) => Math.abs(reward) > 0.5,
+    does: (step) => `steps to the ${step.action ? "right" : "left"}, with probability ${step.policy[step.action].toFixed(2)}`,
+    next: (now) => rewarded(now, (reward) => Math.abs(reward) > 0.5),
+    heading: "next action",
+    jump: "next reward",
+    pause: 400,
+    bar: probability,
     colour: (reward) => reward > 0.5 ? "#0072b2" : reward < -0.5 ? "#d55e00" : reward > 0 ? "#56b4e9" : "#8a8a8a",
     sign: (reward) => reward > 0.5 ? "+1" : reward < -0.5 ? "−1" : reward > 0 ? "•" : "",
     scene(step) {

@@ -18,6 +18,10 @@ HARLOW = {
     "action": 1,
 }
 MAZE = {"cell": 3, "reward": 10.0, "policy": [0.1, 0.2, 0.3, 0.4], "action": 2}
+ROBOT = {
+    "at": [3, 50], "limbs": [[0, 0, 10, 20], [5, 5, 5, 5]], "velocity": 0.5, "reward": -0.1,
+    "action": [0.5, -1.0],
+}  # fmt: skip
 WEIGHTS = {
     "n": 2,
     "start": [0, 1000, -500, 0],
@@ -29,6 +33,15 @@ DATA = {
     "harlow": WEIGHTS | {"steps": [HARLOW, HARLOW | {"position": -1}]},
     "maze": WEIGHTS
     | {"size": 2, "open": "1101", "target": 0, "steps": [MAZE, MAZE | {"reward": 0.0}]},
+    "robot": WEIGHTS
+    | {
+        "actuators": ["hip", "ankle"],
+        "above": True,
+        "tilt": 0.7,
+        "radii": [8, 25],
+        "goal": [1.0, 0.0],
+        "steps": [ROBOT, ROBOT | {"at": [9, 50]}],
+    },
 }
 
 

@@ -107,6 +107,8 @@ LOOKS = {
     "maml": Look("MAML", PURPLE, "-", "d"),
     "maml-rates": Look("MAML, learned rates", PURPLE, ":", "d"),
     "shortest-path": Look("knowing the way", BLACK, "--"),
+    "still": Look("not moving", GREY, "-."),
+    "told": Look("told the goal", BLACK, "--", "o"),
     "search": Look("search, with memory", GREY, "-."),
     "search-anew": Look("search, no memory", GREY, "--"),
 }

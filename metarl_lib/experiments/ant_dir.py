@@ -1,0 +1,13 @@
+"""Ant-dir: run in the direction that the rewards tell."""
+
+from metarl_lib.envs.locomotion import AntDir
+from metarl_lib.experiments.robots import robot_experiment
+
+EXPERIMENT = robot_experiment(
+    AntDir,
+    outputs=9,
+    name="ant_dir",
+    page="book/metods/04_locomotion.md",
+    claim="A layer that rewrites its weights finds out within a life where to run",
+    cost={"smoke": "20 s", "book": "2 min", "full": "8 h"},
+)

@@ -1,0 +1,11 @@
+"""ML10: ten kinds of tasks to learn from, five others to be tested on."""
+
+from metarl_lib.experiments.robot_arm import arm_experiment
+
+EXPERIMENT = arm_experiment(
+    "ML10",
+    name="ml10",
+    page="book/metods/05_manipulation.md",
+    claim="A layer that rewrites its weights does tasks of kinds that it was never trained on",
+    cost={"smoke": "20 s", "book": "90 s", "full": "4 h"},
+)

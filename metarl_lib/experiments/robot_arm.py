@@ -1,0 +1,228 @@
+"""What the experiments on Meta-World share: an arm finds out what it is paid for, and does it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from metarl_lib.algos import Agent, Settings
+from metarl_lib.envs.manipulation import Manipulation
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.meta_agents import (
+    Build,
+    Variants,
+    maml,
+    matched_gru,
+    metods,
+    parameters_of,
+    with_core,
+)
+from metarl_lib.experiments.meta_training import (
+    last_logged,
+    load_agent,
+    make_model,
+    play,
+    train_agent,
+)
+from metarl_lib.runs import Row, Run, generator
+
+OUTPUTS = 5  # four actions and a value
+AGENTS: dict[str, Build] = {
+    "metods-linear-S4": with_core(metods(4)),
+    "metods-linear-S1": with_core(metods(1)),
+    "gru-matched": with_core(matched_gru(OUTPUTS)),
+    "maml": maml("learned"),
+}
+"""The agents of the robots that run, on an arm."""
+
+
+@dataclass(frozen=True)
+class Config(Variants, Settings):
+    """Fields of an experiment on Meta-World. A segment is an episode at full scale."""
+
+    rows: int = option(20, "arms side by side")
+    segment: int = option(500, "steps of every row between two updates")
+    updates: int = option(300, "segments that are collected and learned from")
+    epochs: int = option(4, "passes over a segment")
+    minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
+    learning_rate: float = option(1e-3, "learning rate of MetODS at the start")
+    gru_learning_rate: float = option(3e-3, "learning rate of the GRU at the start")
+    maml_learning_rate: float = option(1e-3, "learning rate of MAML at the start")
+    discount: float = option(0.99, "discount of future rewards")
+    entropy: float = option(0.002, "weight of the policy's entropy at the start")
+    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
+    steps: int = option(500, "steps of an episode")
+    episodes: int = option(10, "episodes of a trial, over which memory is carried")
+    reward: str = option("v2", "version of Meta-World's rewards, v1 or v2")
+    task_seed: int = option(0, "seed of Meta-World's tasks")
+    log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
+    encoder_units: int = option(64, "units of the layer between what is seen and the memory")
+    num_units: int = option(32, "units of the layer that rewrites its weights")
+    maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
+    maml_horizon: int = option(500, "steps between two of its gradient steps")
+    maml_rate: float = option(0.1, "size of its gradient steps at the start; they are learned")
+    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
+    workers: int = option(1, "processes that share the arms")
+    variants: tuple[str, ...] = option(tuple(AGENTS), "agents to train")
+    costly: tuple[str, ...] = option((), "those of them that few seeds train")
+    costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
+    test_trials: int = option(100, "trials of a test, of each split's tasks")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(
+            self, "steps", "episodes", "encoder_units", "num_units", "maml_units",
+            "maml_horizon", "maml_rate", "gru_learning_rate", "maml_learning_rate", "workers",
+            "test_trials",
+        )  # fmt: skip
+        self.check_variants(AGENTS)
+
+    @property
+    def agent_options(self) -> dict[str, Any]:
+        """What every agent is told beside its sizes."""
+        return {"value_unit": None, "normalise": True, "log_std": self.log_std}
+
+
+PRESETS = {
+    "smoke": Config(
+        rows=2, segment=6, updates=2, epochs=1, minibatches=1, steps=3, episodes=2,
+        encoder_units=4, num_units=4, maml_units=4, maml_horizon=3, test_trials=2,
+        variants=("metods-linear-S4", "maml"),
+    ),
+    "book": Config(
+        rows=10, segment=100, updates=10, steps=50, episodes=2, test_trials=10, maml_horizon=50,
+        variants=("metods-linear-S4", "gru-matched"),
+    ),
+    "full": Config(compile=True),
+}  # fmt: skip
+
+
+def arm_experiment(benchmark: str, **about: Any) -> Experiment:
+    """An experiment on a benchmark of Meta-World's; `about` has its name, page, claim and cost."""
+    return Experiment(
+        presets=PRESETS,
+        run=partial(run, benchmark),
+        evaluate=partial(evaluate, benchmark),
+        **about,
+    )
+
+
+@lru_cache(maxsize=4)
+def arm(benchmark: str, steps: int, reward: str, seed: int, workers: int) -> Manipulation:
+    """The environment; Meta-World takes seconds to draw its tasks, so it is kept."""
+    return Manipulation(benchmark, steps, reward, seed, workers)
+
+
+def trial(benchmark: str, config: Config) -> Trial:
+    """Episodes of one task, over which memory is carried."""
+    env = arm(benchmark, config.steps, config.reward, config.task_seed, config.workers)
+    return Trial(env, config.episodes)
+
+
+def make_agent(benchmark: str, config: Config, variant: str, seed: int = 0) -> Agent:
+    """A fresh agent of a variant."""
+    env, index = trial(benchmark, config), list(AGENTS).index(variant)
+    return make_model(lambda: AGENTS[variant](config, env), seed, index)
+
+
+def settings_of(config: Config, variant: str) -> Config:
+    """How an agent is trained: at a rate of its own, all from the same search.
+
+    MAML's weights reach a later segment as numbers, with no way back to what they were at the
+    start; so its segments are whole trials, in so many more minibatches, each of one row.
+    """
+    if variant.startswith("gru"):
+        return replace(config, learning_rate=config.gru_learning_rate)
+    if variant != "maml":
+        return config
+    trial_steps = config.steps * config.episodes
+    updates = max(1, config.updates * config.segment // trial_steps)
+    return replace(
+        config, segment=trial_steps, updates=updates, minibatches=config.rows,
+        learning_rate=config.maml_learning_rate,
+    )  # fmt: skip
+
+
+def run(benchmark: str, config: Config, run: Run) -> list[Row]:
+    """One seed: train every agent, then test all on tasks that they know, and on others."""
+    for variant in config.trained(run.seed):
+        model = make_agent(benchmark, config, variant, run.seed)
+        index = list(AGENTS).index(variant)
+        settings, env = settings_of(config, variant), trial(benchmark, config)
+        train_agent(run.stage(variant), env, model, settings, run.seed, index)
+    tensors = run.tensors()
+    rows: list[Row] = []
+    for variant in config.trained(run.seed):
+        rows += test(
+            benchmark, config, run.seed, agent_of(benchmark, config, tensors, variant), variant
+        )
+    return rows + last_logged(run)
+
+
+def evaluate(benchmark: str, config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
+    """The successes of the published agents in test tasks."""
+    rows: list[Row] = []
+    for variant in config.variants:
+        if variant not in config.costly:
+            agent = agent_of(benchmark, config, tensors, variant)
+            found = outcomes(*live(benchmark, config, seed, agent, "test"), config.episodes)
+            rows += _rows(config, variant, {f"test_{k}": v for k, v in found.items()})
+    return rows
+
+
+def agent_of(benchmark: str, config: Config, tensors: Mapping[str, Tensor], variant: str) -> Agent:
+    """The trained agent of a variant."""
+    fresh = make_agent(benchmark, replace(config, compile=False), variant)
+    return load_agent(fresh, tensors, variant)
+
+
+def test(benchmark: str, config: Config, seed: int, agent: Agent, variant: str) -> list[Row]:
+    """What an agent does, by drawn actions, in training and in test tasks.
+
+    Metrics, each with `train_` or `test_` in front: those of `outcomes`; and of test tasks
+    `test_success_wiped`, with memory made new before each step; `parameters`.
+    """
+    values: dict[str, Tensor | float] = {}
+    for split in ("train", "test"):
+        found = outcomes(*live(benchmark, config, seed, agent, split), config.episodes)
+        values |= {f"{split}_{name}": value for name, value in found.items()}
+    wiped = outcomes(*live(benchmark, config, seed, agent, "test", wiped=True), config.episodes)
+    values["test_success_wiped"] = wiped["success"]
+    values["parameters"] = float(parameters_of(agent))
+    return _rows(config, variant, values)
+
+
+def live(
+    benchmark: str, config: Config, seed: int, agent: Agent, split: str, *, wiped: bool = False
+) -> tuple[Float[Tensor, "T B"], Bool[Tensor, "T B"]]:
+    """The rewards of whole trials, and at which steps the goal was met."""
+    env = trial(benchmark, config)
+    tasks = env.sample_tasks(config.test_trials, generator(seed, "evaluation"), split)
+    stream = generator(seed, "evaluation", 1)
+    played = play(env, agent, tasks, stream, greedy=False, wiped=wiped)
+    return played.rewards, played.info["success"] & played.alive
+
+
+def outcomes(
+    rewards: Float[Tensor, "T B"], met: Bool[Tensor, "T B"], episodes: int
+) -> dict[str, Tensor]:
+    """What came of trials of equally long episodes.
+
+    `success`, the share of last episodes in which the goal is met at any step, as Meta-World
+    counts; `success@<k>`, that of the k-th episodes, from 1; `return`, the sum of the rewards
+    of an episode, a mean over all.
+    """
+    succeeded = met.unflatten(0, (episodes, -1)).any(1).float()
+    found = {f"success@{k + 1}": share for k, share in enumerate(succeeded)}
+    return {"success": succeeded[-1], "return": rewards.sum(0) / episodes} | found
+
+
+def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
+    budget = config.rows * config.segment * config.updates
+    return [row(variant, metric, value, budget) for metric, value in values.items()]

@@ -1,0 +1,257 @@
+"""What the experiments on robots share: agents find out where to run, and are tested at it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metarl_lib.algos import Agent, Settings
+from metarl_lib.envs.locomotion import Robot
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.meta_agents import (
+    Build,
+    Variants,
+    maml,
+    matched_gru,
+    metods,
+    parameters_of,
+    with_core,
+)
+from metarl_lib.experiments.meta_training import (
+    last_logged,
+    load_agent,
+    make_model,
+    play,
+    train_agent,
+)
+from metarl_lib.runs import Row, Run, generator
+
+WINDOW = 5
+"""Steps over which the reward at a step is averaged."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """An agent: how it is made, and whether it can see the goal."""
+
+    build: Build
+    goal: str = "hidden"
+
+
+def variants(outputs: int) -> dict[str, Variant]:
+    """The agents of a robot with so many actuators and a value."""
+    gru = with_core(matched_gru(outputs))
+    return {
+        "metods-linear-S4": Variant(with_core(metods(4))),
+        "metods-linear-S1": Variant(with_core(metods(1))),
+        "gru-matched": Variant(gru),
+        "maml": Variant(maml("learned")),
+        "told": Variant(gru, "visible"),
+    }
+
+
+@dataclass(frozen=True)
+class Config(Variants, Settings):
+    """Fields of an experiment on a robot. A segment is a whole trial."""
+
+    rows: int = option(64, "robots side by side")
+    segment: int = option(200, "steps of a trial, after each of which is learned")
+    updates: int = option(782, "segments that are collected and learned from")
+    epochs: int = option(4, "passes over a segment")
+    minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
+    learning_rate: float = option(1e-3, "learning rate of MetODS at the start")
+    gru_learning_rate: float = option(3e-3, "learning rate of the GRU at the start")
+    maml_learning_rate: float = option(1e-3, "learning rate of MAML at the start")
+    discount: float = option(0.99, "discount of future rewards")
+    entropy: float = option(0.0, "weight of the policy's entropy at the start")
+    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
+    whole_trials: bool = option(True, "start a new trial in every row with each segment")
+    log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
+    encoder_units: int = option(64, "units of the layer between what is seen and the memory")
+    num_units: int = option(32, "units of the layer that rewrites its weights")
+    maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
+    maml_horizon: int = option(100, "steps between two of its gradient steps")
+    maml_rate: float = option(0.1, "size of its gradient steps at the start; they are learned")
+    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
+    variants: tuple[str, ...] = option(tuple(variants(1)), "agents to train")
+    costly: tuple[str, ...] = option(("told",), "those that few seeds train")
+    costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
+    test_trials: int = option(400, "trials of a test, of tasks never trained on where there are")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(
+            self, "encoder_units", "num_units", "maml_units", "maml_horizon", "maml_rate",
+            "gru_learning_rate", "maml_learning_rate", "test_trials",
+        )  # fmt: skip
+        self.check_variants(variants(1))
+
+    @property
+    def agent_options(self) -> dict[str, Any]:
+        """What every agent is told beside its sizes."""
+        return {"value_unit": None, "normalise": True, "log_std": self.log_std}
+
+
+PRESETS = {
+    "smoke": Config(
+        rows=4, segment=10, updates=2, epochs=1, minibatches=1, encoder_units=4, num_units=4,
+        maml_units=4, maml_horizon=5, test_trials=8, variants=("metods-linear-S4", "maml"),
+    ),
+    "book": Config(updates=20, test_trials=64, variants=("metods-linear-S4", "gru-matched")),
+    "full": Config(compile=True),
+}  # fmt: skip
+
+RobotOf = Callable[..., Robot]
+"""A robot with the `steps`, the `impaired` actuator and the `goal` that are named."""
+
+
+def robot_experiment(make: RobotOf, *, outputs: int, **about: Any) -> Experiment:
+    """An experiment on a robot; `about` has its `name`, `page`, `claim` and `cost`."""
+    return Experiment(
+        presets=PRESETS,
+        run=partial(run, make, variants(outputs)),
+        evaluate=partial(evaluate, make, variants(outputs)),
+        **about,
+    )
+
+
+def make_agent(
+    make: RobotOf, config: Config, variant: str, known: Mapping[str, Variant], seed: int = 0
+) -> Agent:
+    """A fresh agent of a variant."""
+    chosen, index = known[variant], list(known).index(variant)
+    env = Trial(make(steps=config.segment, goal=chosen.goal))
+    return make_model(lambda: chosen.build(config, env), seed, index)
+
+
+def settings_of(config: Config, variant: str) -> Config:
+    """How an agent is trained: at a rate of its own, all from the same search."""
+    rates = {"maml": config.maml_learning_rate, "metods": config.learning_rate}
+    kind = variant.partition("-")[0]
+    return replace(config, learning_rate=rates.get(kind, config.gru_learning_rate))
+
+
+def run(make: RobotOf, known: Mapping[str, Variant], config: Config, run: Run) -> list[Row]:
+    """One seed: train every agent, then test all on the same tasks, from the same poses."""
+    for variant in config.trained(run.seed):
+        env = Trial(make(steps=config.segment, goal=known[variant].goal))
+        model, index = (
+            make_agent(make, config, variant, known, run.seed),
+            list(known).index(variant),
+        )
+        settings = settings_of(config, variant)
+        train_agent(run.stage(variant), env, model, settings, run.seed, index)
+    tensors = run.tensors()
+    rows = by_hand(make, config, run.seed)
+    for variant in config.trained(run.seed):
+        agent = agent_of(make, config, known, tensors, variant)
+        rows += test(make, config, run.seed, agent, variant, known[variant].goal)
+    return rows + last_logged(run)
+
+
+def evaluate(
+    make: RobotOf,
+    known: Mapping[str, Variant],
+    config: Config,
+    seed: int,
+    tensors: Mapping[str, Tensor],
+) -> list[Row]:
+    """The returns of the agents that every seed trains, from the published ones."""
+    rows: list[Row] = []
+    for variant in config.variants:
+        if variant not in config.costly:
+            agent = agent_of(make, config, known, tensors, variant)
+            returns = live(make, config, seed, agent, known[variant].goal).sum(0)
+            rows += _rows(config, variant, {"return": returns})
+    return rows
+
+
+def agent_of(
+    make: RobotOf,
+    config: Config,
+    known: Mapping[str, Variant],
+    tensors: Mapping[str, Tensor],
+    variant: str,
+) -> Agent:
+    """The trained agent of a variant."""
+    fresh = make_agent(make, replace(config, compile=False), variant, known)
+    return load_agent(fresh, tensors, variant)
+
+
+def test(
+    make: RobotOf, config: Config, seed: int, agent: Agent, variant: str, goal: str
+) -> list[Row]:
+    """What an agent earns, by drawn actions.
+
+    Metrics: `return` of a trial; `reward@<t>`, the reward of a step, a mean over the five
+    steps up to the t-th; `return_late` of the second half, and `return_early` of the first;
+    `return_greedy` of the most likely actions; `return_wiped`, with memory made new before
+    each step; `return_without_reward`, when the agent is shown none; `return_impaired_<k>`
+    with actuator k without torque, `return_impaired`, their mean, and `retained`, that mean as
+    a share of `return`; `parameters`.
+    """
+    rewards = live(make, config, seed, agent, goal)
+    half, returns = len(rewards) // 2, rewards.sum(0)
+    values: dict[str, Tensor | float] = {"return": returns}
+    values["return_early"], values["return_late"] = rewards[:half].sum(0), rewards[half:].sum(0)
+    for t in range(WINDOW, len(rewards) + 1, WINDOW):
+        values[f"reward@{t}"] = rewards[t - WINDOW : t].mean()
+    for name, options in (
+        ("greedy", {"greedy": True}), ("wiped", {"wiped": True}),
+        ("without_reward", {"reward_input": False}),
+    ):  # fmt: skip
+        values[f"return_{name}"] = live(make, config, seed, agent, goal, **options).sum(0)
+    count = agent.outputs
+    impaired = [
+        live(make, config, seed, agent, goal, impaired=k, share=count).sum(0).mean()
+        for k in range(count)
+    ]
+    values |= {f"return_impaired_{k}": value for k, value in enumerate(impaired)}
+    values["return_impaired"] = torch.stack(impaired).mean()
+    values["retained"] = values["return_impaired"] / returns.mean()
+    values["parameters"] = float(parameters_of(agent))
+    return _rows(config, variant, values)
+
+
+def live(
+    make: RobotOf, config: Config, seed: int, agent: Agent, goal: str = "hidden", *,
+    impaired: int | None = None, share: int = 1, reward_input: bool = True,
+    greedy: bool = False, wiped: bool = False,
+) -> Tensor:  # fmt: skip
+    """The rewards `[T, B]` of trials of the test tasks, or of one in `share` of them."""
+    robot = make(steps=config.segment, goal=goal, impaired=impaired)
+    env = Trial(robot, reward_input=reward_input)
+    tasks = env.sample_tasks(-(-config.test_trials // share), generator(seed, "evaluation"), "test")
+    stream = generator(seed, "evaluation", 1)
+    return play(env, agent, tasks, stream, greedy=greedy, wiped=wiped).rewards
+
+
+def by_hand(make: RobotOf, config: Config, seed: int) -> list[Row]:
+    """What a robot earns that never moves its joints, and one that moves them at random."""
+    rows = []
+    for name in ("still", "random"):
+        env = make(steps=config.segment)
+        stream = generator(seed, "evaluation", 2)
+        tasks = env.sample_tasks(config.test_trials, generator(seed, "evaluation"), "test")
+        state, _ = env.reset(tasks, stream)
+        total = torch.zeros(config.test_trials)
+        lives = torch.ones(config.test_trials, dtype=torch.bool)
+        shape = config.test_trials, *env.action_space.shape
+        for _ in range(env.max_steps):
+            action = 2 * torch.rand(shape, generator=stream) - 1
+            state, step = env.step(state, action * (name == "random"), stream)
+            total += step.reward * lives
+            lives &= ~step.terminated
+        rows.append(row(name, "return", total, 1))
+    return rows
+
+
+def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
+    budget = config.rows * config.segment * config.updates
+    return [row(variant, metric, value, budget) for metric, value in values.items()]

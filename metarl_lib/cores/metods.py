@@ -48,6 +48,9 @@ class MetODS(Core):
             written; `"lazy"` forms no inner one (see `forward_step`); `"replay"` does as that, and
             keeps few of the W_t for the backward pass of a scan (see `Replay`), which can be
             differentiated once. `"auto"` leaves it to `choose_form`.
+        bounded: W_t keeps at most all of W_{t-1} (see `bound`). As published, a step can keep
+            more, and then W grows exponentially; over thousands of steps it leaves the numbers
+            that floats can hold. Bounded, it grows by a write a step at most.
         compile: pass the step through `torch.compile`: faster after a minute of start-up; needs
             a C++ compiler.
 
@@ -65,6 +68,7 @@ class MetODS(Core):
         initial: str = "learned",
         *,
         form: str = "auto",
+        bounded: bool = False,
         compile: bool = False,
     ) -> None:
         super().__init__(input_size, num_units)
@@ -80,7 +84,7 @@ class MetODS(Core):
                 raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
         n = num_units
         self.depth, self.write, self.plasticity = depth, write, plasticity
-        self.initial = initial
+        self.initial, self.bounded = initial, bounded
         self.form = choose_form(n, depth, compiled=compile) if form == "auto" else form
         self.embed = nn.Linear(input_size, n)
         alpha = 0.01 * torch.randn(n, n) if plasticity == "matrix" else torch.tensor(0.01)
@@ -139,8 +143,8 @@ class MetODS(Core):
         return torch.stack(outputs), state
 
     def _shared(self) -> Shared:
-        naive = self.form == "naive"
-        tables = Tables(self.beta, self.beta) if naive else unroll(self.beta)
+        beta = bound(self.beta) if self.bounded else self.beta
+        tables = Tables(beta, beta) if self.form == "naive" else unroll(beta)
         return Shared(self.kappa, *tables, self.alpha, tuple(self.project.parameters()))
 
 
@@ -191,6 +195,12 @@ def unroll(beta: Float[Tensor, "S S1"]) -> Tables:
         c.append(before @ torch.stack(c))
         d.append(before @ torch.stack(d) + beta[s - 1, s] * unit[s - 1])
     return Tables(torch.stack(c), torch.stack(d))
+
+
+def bound(beta: Float[Tensor, "S S1"]) -> Float[Tensor, "S S1"]:
+    """β with its last row divided by max(1, |c_S|), so that W^S keeps at most all of W⁰."""
+    kept = unroll(beta).c[-1].abs().clamp(min=1)
+    return torch.cat([beta[:-1], beta[-1:] / kept])
 
 
 def _naive(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:

@@ -72,10 +72,12 @@ def maml(rates: str) -> Build:
     return build
 
 
-def metods(depth: int = 4, write: str = "linear", plasticity: str = "matrix") -> CoreOf:
+def metods(
+    depth: int = 4, write: str = "linear", plasticity: str = "matrix", *, bounded: bool = False
+) -> CoreOf:
     """The layer of a choice, with `num_units` units."""
     return lambda config, size: MetODS(
-        size, config.num_units, depth, write, plasticity, compile=config.compile
+        size, config.num_units, depth, write, plasticity, bounded=bounded, compile=config.compile
     )
 
 

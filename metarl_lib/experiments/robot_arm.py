@@ -34,12 +34,12 @@ from metarl_lib.runs import Row, Run, generator
 
 OUTPUTS = 5  # four actions and a value
 AGENTS: dict[str, Build] = {
-    "metods-linear-S4": with_core(metods(4)),
-    "metods-linear-S1": with_core(metods(1)),
+    "metods-linear-S4": with_core(metods(4, bounded=True)),
+    "metods-linear-S1": with_core(metods(1, bounded=True)),
     "gru-matched": with_core(matched_gru(OUTPUTS)),
     "maml": maml("learned"),
 }
-"""The agents of the robots that run, on an arm."""
+"""The agents of the robots that run, but with bounded weights: a trial has 5,000 steps."""
 
 
 @dataclass(frozen=True)

@@ -399,3 +399,76 @@ def test_a_bad_argument_is_refused_in_one_line(options, says, monkeypatch) -> No
     with pytest.raises(ValueError) as refusal:
         MetODS(**{"input_size": 2, "num_units": 3} | options)
     assert str(refusal.value) == says
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_a_bounded_layer_keeps_at_most_all_of_its_weights(depth, form) -> None:
+    """Nothing is written; what a step keeps of W is told by what it does to it, either sign."""
+    for factor, kept in ((1.5, 1.0), (1.0, 1.0), (0.6, 0.6), (-1.5, -1.0), (-0.6, -0.6)):
+        core = make(depth=depth, form=form, bounded=True)
+        with torch.no_grad():
+            core.alpha.zero_()
+            core.beta[-1] *= factor / unroll(core.beta).c[-1]
+        xs, (w,) = problem(core, steps=2)
+        torch.testing.assert_close(core.scan(xs, (w,))[1][0], kept**2 * w)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bounded_layer_is_the_published_one_where_that_keeps_less(form) -> None:
+    bounded, free = make(form=form, bounded=True), make(form=form)
+    xs, state = problem(free)
+    resets = torch.tensor([[0, 0], [0, 1], [0, 0]]).bool()
+    for core in (bounded, free):
+        with torch.no_grad():
+            core.beta[-1] *= 0.9 / unroll(core.beta).c[-1]
+    agree(slopes(bounded, xs, state, resets), slopes(free, xs, state, resets))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_bounded_layer_scales_its_last_pass_as_a_whole(form) -> None:
+    """It is the published layer with the last row of β divided by what it would keep."""
+    bounded, free = make(form=form, bounded=True), make(form=form)
+    with torch.no_grad():
+        for core in (bounded, free):
+            core.beta[-1] *= 3 / unroll(core.beta).c[-1]
+        free.beta[-1] /= 3
+    xs, state = problem(free)
+    resets = torch.tensor([[0, 0], [0, 1], [0, 0]]).bool()
+    found, expected = slopes(bounded, xs, state, resets), slopes(free, xs, state, resets)
+    del found["beta"], expected["beta"]  # through which what is kept counts, too
+    agree(found, expected)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_a_bounded_layer_are_those_of_finite_differences(form) -> None:
+    core = make(units=3, depth=2, form=form, bounded=True)
+    with torch.no_grad():
+        core.beta[-1] *= 2 / unroll(core.beta).c[-1]
+    xs, state = problem(core)
+    base, direction = core.beta.detach().clone(), torch.randn(2, 3, dtype=torch.float64)
+
+    def total() -> torch.Tensor:
+        ys, (w,) = core.scan(xs, state)
+        return ys.square().sum() + w.square().sum()
+
+    slope = torch.autograd.grad(total(), core.beta)[0]
+    with torch.no_grad():
+        found = []
+        for sign in (1, -1):
+            core.beta.copy_(base + sign * 1e-6 * direction)
+            found.append(float(total()))
+    assert float((slope * direction).sum()) == pytest.approx((found[0] - found[1]) / 2e-6, rel=1e-6)
+
+
+def test_a_bounded_memory_stays_finite_where_the_published_one_does_not() -> None:
+    """Ten thousand steps with 1 per cent more kept than there was."""
+    xs, finite = torch.randn(10_000, 2, 3, generator=torch.Generator().manual_seed(0)), {}
+    for bounded in (True, False):
+        torch.manual_seed(0)
+        core = MetODS(3, 8, bounded=bounded)
+        with torch.no_grad():
+            core.beta[-1, -2] = 1.01
+            _, (w,) = core.scan(xs, core.initial_state(2))
+        finite[bounded] = bool(torch.isfinite(w).all())
+    assert finite == {True: True, False: False}

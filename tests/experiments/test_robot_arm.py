@@ -52,6 +52,8 @@ def test_agents_are_what_their_names_say() -> None:
     kinds = {name: agent(name) for name in robot_arm.AGENTS}
     assert [kinds[f"metods-linear-S{s}"].core.depth for s in (4, 1)] == [4, 1]
     assert isinstance(kinds["metods-linear-S4"].core, MetODS)
+    assert kinds["metods-linear-S4"].core.bounded
+    assert kinds["metods-linear-S1"].core.bounded
     assert isinstance(kinds["gru-matched"].core, GRU)
     assert isinstance(kinds["maml"], MAMLPolicy)
     assert {model.inputs for model in kinds.values()} == {39 + 4 + 1 + 1}

@@ -111,13 +111,42 @@ LOOKS = {
     "told": Look("told the goal", BLACK, "--", "o"),
     "search": Look("search, with memory", GREY, "-."),
     "search-anew": Look("search, no memory", GREY, "--"),
+    "pearl": Look("PEARL", RED, "-", "D"),
+    "pearl-point": Look("PEARL, a point for a belief", ORANGE, "--", "s"),
+    "gru-long": Look("GRU, more steps", SKY, "-.", "^"),
+    "exact-posterior": Look("exact posterior sampling", PURPLE, "--", "v"),
 }
+LOOKS |= {f"{name}-dense": LOOKS[name] for name in ("pearl", "told", "gru", "shortest-path")}
 LOOKS |= {
     f"{name}-visible": look
     for name, look in LOOKS.items()
     if name.startswith(("metods", "gru", "maml", "search"))
 }
 """Agents that see the target look like those that do not: they never share a panel."""
+LOOKS |= {
+    "thesis-recurrent-ppo": Look("RecurrentPPO", BLUE, "-", "o"),
+    "thesis-turned": Look("RecurrentPPO, sign turned", GREEN, "--", "^"),
+    "thesis-fast": Look("RecurrentPPO, rate 0.01", SKY, "-.", "v"),
+    "thesis-ppo": Look("PPO", ORANGE, "-", "s"),
+    "thesis-ppo-fast": Look("PPO, rate 0.01", RED, "-.", "D"),
+    "thesis": Look("as shown", BLUE, "-", "o"),
+    "thesis-untrained": Look("untrained policy", ORANGE, "--", "s"),
+    "thesis-no-leak": Look("no training in the episode", GREEN, "-", "^"),
+    "thesis-untrained-no-leak": Look("untrained, no training", PURPLE, "--", "v"),
+    "thesis-fresh-pool": Look("fresh pool", SKY, "-.", "D"),
+    "thesis-scratch": Look("from scratch", GREY, ":", "P"),
+    "random-trained-k10": Look("trained with random routes", ORANGE, "--", "s"),
+    "fixed-k10": Look("one route", GREEN, "-.", "^"),
+    "blind-k10": Look("blind router", PURPLE, ":", "v"),
+}
+for _shots in ("k5", "k10"):
+    LOOKS |= {
+        f"routed-{_shots}": Look("learned routes", RED, "-", "o"),
+        f"random-{_shots}": Look("random routes, same pool", ORANGE, "--", "s"),
+        f"oracle-{_shots}": Look("best path", BLACK, ":", "D"),
+        f"maml-{_shots}": Look("MAML", PURPLE, "-", "d"),
+        f"scratch-{_shots}": Look("from scratch", GREY, "-.", "P"),
+    }
 
 
 def use_style() -> None:

@@ -18,7 +18,7 @@ MAY_SEE: dict[str, set[str]] = {
     **{floor: set() for floor in GROUND},
     **dict.fromkeys(SERVICE, SERVICE),
     "envs": {"datasets", "rules"},
-    "algos": {"envs", "cores"},
+    "algos": {"envs", "cores", "rules", "datasets"},
     "experiments": (SCIENCE | SERVICE) - {"experiments"},
     "execution": SERVICE | {"experiments"},
     "jobs": SERVICE | {"experiments"},

@@ -17,6 +17,9 @@ from metarl_lib.cores.base import Core, State, where_reset
 
 Policy = Categorical | Independent
 
+FORBIDDEN = -1e8
+"""The logit of a choice that is not there, as in sb3-contrib: its probability is exactly 0."""
+
 
 class Outputs(NamedTuple):
     """What the agent says of T steps: its policy over actions, the values `[T, B]`, its memory."""
@@ -40,6 +43,8 @@ class Agent(nn.Module):
             memory. None for the root mean square of the returns seen so far.
         normalise: whether observations are taken in standard deviations from the mean, both
             of all those seen so far.
+        masked: whether the last numbers of an observation, one for each choice, say which
+            choices there are: those with a number > 0. The others are never made.
 
     Raises:
         ValueError: for a space that is not supported, or a unit <= 0.
@@ -56,6 +61,7 @@ class Agent(nn.Module):
         log_std: float = 0.0,
         value_unit: float | None = 1.0,
         normalise: bool = False,
+        masked: bool = False,
     ) -> None:
         super().__init__()
         if value_unit is not None and not 0 < value_unit < math.inf:
@@ -83,6 +89,15 @@ class Agent(nn.Module):
                 self.register_buffer(name, bounds, persistent=False)
         else:
             raise ValueError(f"action_space={action_space}: must be Discrete or a flat Box")
+        if masked and not isinstance(action_space, spaces.Discrete):
+            raise ValueError(
+                f"masked=True and action_space={action_space}: only choices are masked"
+            )
+        if masked and self.inputs < self.outputs:
+            raise ValueError(
+                f"masked=True: an observation has {self.inputs} numbers, and a mask {self.outputs}"
+            )
+        self.masked = masked
 
     def look(self, observations: Float[Tensor, "*B I"]) -> Float[Tensor, "*B I"]:
         """Observations as the networks take them."""
@@ -120,9 +135,17 @@ class Agent(nn.Module):
             return action
         return action.clamp(self.low, self.high)
 
-    def policy(self, found: Tensor) -> Policy:
-        """The policy over actions of which a network has found logits, or means."""
+    def policy(self, found: Tensor, observations: Tensor | None = None) -> Policy:
+        """The policy over actions of which a network has found logits, or means.
+
+        Args:
+            found: one number for each choice, or each dimension of an action.
+            observations: what the agent saw, where they hold a mask.
+        """
         if isinstance(self.action_space, spaces.Discrete):
+            if self.masked and observations is not None:
+                allowed = observations[..., -self.outputs :] > 0
+                found = found.masked_fill(~allowed, FORBIDDEN)
             return Categorical(logits=found, validate_args=False)
         normal = Normal(found, self.log_std.exp().expand_as(found), validate_args=False)
         return Independent(normal, 1, validate_args=False)
@@ -188,10 +211,11 @@ class ActorCritic(Agent):
         log_std: float = 0.0,
         value_unit: float | None = 1.0,
         normalise: bool = False,
+        masked: bool = False,
     ) -> None:
         super().__init__(
             observation_space, action_space, log_std=log_std, value_unit=value_unit,
-            normalise=normalise,
+            normalise=normalise, masked=masked,
         )  # fmt: skip
         if encoder is None and core.input_size != self.inputs:
             raise ValueError(
@@ -219,16 +243,16 @@ class ActorCritic(Agent):
     ) -> Outputs:
         """T steps of every row, through time; see `Core.scan`."""
         ys, state = self.core.scan(self.encoder(self.look(observations)), state, resets)
-        return Outputs(*self._read(ys), state)
+        return Outputs(*self._read(ys, observations), state)
 
     def step(self, observation: Float[Tensor, "B I"], state: State) -> Outputs:
         """One step of every row."""
         y, state = self.core.step(self.encoder(self.look(observation)), state)
-        return Outputs(*self._read(y), state)
+        return Outputs(*self._read(y, observation), state)
 
-    def _read(self, ys: Tensor) -> tuple[Policy, Tensor]:
+    def _read(self, ys: Tensor, observations: Tensor) -> tuple[Policy, Tensor]:
         values = self.value_unit * self.value_head(ys).squeeze(-1)
-        return self.policy(self.policy_head(ys)), values
+        return self.policy(self.policy_head(ys), observations), values
 
 
 def draw(policy: Policy, generator: torch.Generator) -> Tensor:

@@ -8,6 +8,7 @@ from metarl_lib.datasets.families import (
     Tasks,
     TeacherFamily,
 )
+from metarl_lib.datasets.n_way import NWayFamily
 from metarl_lib.datasets.sinusoids import sinusoid_samples, sinusoid_tasks
 from metarl_lib.datasets.split import Split
 from metarl_lib.datasets.teacher_student import TeacherStudent, teacher_student
@@ -16,6 +17,7 @@ __all__ = [
     "Digits",
     "DigitsFamily",
     "Family",
+    "NWayFamily",
     "SinusoidFamily",
     "Split",
     "Tasks",

@@ -8,10 +8,18 @@ IDS = {
     "metarl/Harlow-v0": "metarl_lib.envs.harlow:Harlow",
     "metarl/Maze-v0": "metarl_lib.envs.maze:Maze",
     "metarl/PointRobot-v0": "metarl_lib.envs.point_robot:PointRobot",
+    "metarl/Pendulum-v0": "metarl_lib.envs.pendulum:Pendulum",
     "metarl/AntDir-v0": "metarl_lib.envs.locomotion:AntDir",
     "metarl/CheetahDir-v0": "metarl_lib.envs.locomotion:CheetahDir",
     "metarl/CheetahVel-v0": "metarl_lib.envs.locomotion:CheetahVel",
+    "metarl/Chain-v0": "metarl_lib.envs.chain:Chain",
+    "metarl/Laps-v0": "metarl_lib.envs.laps:Laps",
+    "metarl/CartPole-v0": "metarl_lib.envs.classic_control:CartPole",
+    "metarl/Acrobot-v0": "metarl_lib.envs.classic_control:Acrobot",
+    "metarl/Catch-v0": "metarl_lib.envs.grid_games:Catch",
+    "metarl/Dodge-v0": "metarl_lib.envs.grid_games:Dodge",
     "metarl/WeightSpace-v0": "metarl_lib.envs.weight_space:WeightSpace",
+    "metarl/LayerPool-v0": "metarl_lib.envs.layer_pool:make_layer_pool",
 }
 """Gymnasium id -> where the batched environment behind it stands."""
 

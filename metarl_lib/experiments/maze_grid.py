@@ -15,7 +15,7 @@ NAME = "maze_grid"
 class Config(maze.Config):
     """Fields of the experiment on the maze with every agent."""
 
-    updates: int = option(469, "segments that are collected and learned from")
+    updates: int = option(235, "segments that are collected and learned from")
     num_units: int = option(32, "units of the cells that rewrite their weights")
     variants: tuple[str, ...] = option(tuple(VARIANTS), "agents to train")
     thorough: bool = option(False, "test in mazes of more sizes, and read the memories, too")
@@ -36,5 +36,5 @@ EXPERIMENT = replace(
     name=NAME,
     claim="Deep updates and a learned plasticity make MetODS better in mazes",
     presets=PRESETS,
-    cost={"smoke": "20 s", "book": "90 s", "full": "4 h"},
+    cost={"smoke": "20 s", "book": "90 s", "full": "2 h"},
 )

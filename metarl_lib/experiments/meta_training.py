@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from metarl_lib.algos import PPO, Agent, Settings, Streams
@@ -20,7 +20,7 @@ from metarl_lib.runs import Row, Run, Stage, generator
 LOGS, LOGS_PER_CHECKPOINT = 100, 5
 """Points of a learning curve, and how many of them lie between two checkpoints."""
 
-AgentT = TypeVar("AgentT", bound=Agent)
+AgentT = TypeVar("AgentT", bound=nn.Module)
 
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""

@@ -1,7 +1,7 @@
 """Learning rules: estimators of the loss gradient, all with one signature."""
 
 from metarl_lib.rules.gradient import backpropagation, sgd
-from metarl_lib.rules.losses import cross_entropy, half_mse
+from metarl_lib.rules.losses import cross_entropy, half_mse, mse
 from metarl_lib.rules.network import Network
 from metarl_lib.rules.perturbation import forward_passes, node_perturbation, weight_perturbation
 
@@ -11,6 +11,7 @@ __all__ = [
     "cross_entropy",
     "forward_passes",
     "half_mse",
+    "mse",
     "node_perturbation",
     "sgd",
     "weight_perturbation",

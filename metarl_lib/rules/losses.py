@@ -20,6 +20,14 @@ def half_mse(
     return 0.5 * (outputs - targets).square().mean(-1)
 
 
+def mse(
+    outputs: Float[Tensor, "*batch N R"], targets: Float[Tensor, "*#batch N R"]
+) -> Float[Tensor, "*batch N"]:
+    """Mean squared error, e_i = ‖x_i − y_i‖² / R_L: twice `half_mse`."""
+    _check_values(outputs, targets)
+    return (outputs - targets).square().mean(-1)
+
+
 def cross_entropy(
     outputs: Float[Tensor, "*batch N C"], targets: Shaped[Tensor, "..."]
 ) -> Float[Tensor, "*batch N"]:
@@ -84,8 +92,31 @@ def cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
     return p * targets.sum(-1, keepdim=True) - targets
 
 
+def mse_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
+    """∂e_i/∂x_i of `mse`: 2 (x_i − y_i) / R_L."""
+    _check_values(outputs, targets)
+    return (outputs - targets) * (2 / outputs.shape[-1])
+
+
 LOSS_GRADIENTS: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     half_mse: half_mse_gradient,
     cross_entropy: cross_entropy_gradient,
+    mse: mse_gradient,
 }
 """∂e_i/∂x_i of each loss, for the backward pass that is written out by hand."""
+
+
+def cross_entropy_curvature(outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
+    """(∂²e_i/∂x_i²) v_i of `cross_entropy`: (diag p_i − p_i p_iᵀ) v_i Σ_r y_ir."""
+    _check_classes(outputs, targets)
+    p = torch.softmax(outputs, dim=-1)
+    product = p * (direction - (p * direction).sum(-1, keepdim=True))
+    return product * targets.sum(-1, keepdim=True) if targets.is_floating_point() else product
+
+
+LOSS_CURVATURES: dict[Loss, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    half_mse: lambda outputs, targets, direction: direction / outputs.shape[-1],
+    cross_entropy: cross_entropy_curvature,
+    mse: lambda outputs, targets, direction: direction * (2 / outputs.shape[-1]),
+}
+"""∂²e_i/∂x_i² of each loss, times a direction v_i of the outputs' shape."""

@@ -18,6 +18,7 @@ from metarl_lib.envs.bandit import Bandit, BanditTasks
 from metarl_lib.envs.harlow import Harlow
 from metarl_lib.envs.locomotion import AntDir, CheetahDir, CheetahVel
 from metarl_lib.envs.maze import Maze
+from metarl_lib.envs.pendulum import Pendulum
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
@@ -29,6 +30,7 @@ TASKS = {
     "metarl/Harlow-v0": Harlow,
     "metarl/Maze-v0": Maze,
     "metarl/PointRobot-v0": PointRobot,
+    "metarl/Pendulum-v0": Pendulum,
     "metarl/AntDir-v0": AntDir,
     "metarl/CheetahDir-v0": CheetahDir,
     "metarl/CheetahVel-v0": CheetahVel,
@@ -43,7 +45,9 @@ EVERY = pytest.mark.parametrize(
 )
 
 
-@pytest.mark.filterwarnings("error", "ignore:.*infinity. This is probably too")
+@pytest.mark.filterwarnings(
+    "error", "ignore:.*infinity. This is probably too", "ignore:.*symmetric and normalized"
+)
 @pytest.mark.parametrize("episodes", [None, 1, 3])
 @EVERY
 def test_both_libraries_accept_every_environment_with_tasks_and_its_trials(name, episodes) -> None:

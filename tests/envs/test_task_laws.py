@@ -17,9 +17,12 @@ from metarl_lib.envs.base import (
     one_hot,
     where_rows,
 )
+from metarl_lib.envs.grid_games import Catch
 from metarl_lib.envs.harlow import Harlow
+from metarl_lib.envs.laps import Laps
 from metarl_lib.envs.locomotion import AntDir, CheetahVel
 from metarl_lib.envs.maze import Maze
+from metarl_lib.envs.pendulum import Pendulum
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
@@ -33,7 +36,10 @@ ENVS = {
     "harlow": lambda: Harlow(2, 40),
     "maze": lambda: Maze(5, 7),
     "point robot": lambda: PointRobot(steps=7),
+    "laps": lambda: Laps(3, 2, 2),
+    "catch": lambda: Catch(4, 3, 8),
     "sparse point robot": lambda: PointRobot(True, 7, goals="square"),
+    "pendulum": lambda: Pendulum(0.5, 7),
 }
 # MuJoCo steps them: in float64 whatever the tasks are, and on the CPU only.
 ROBOTS = {"ant": lambda: AntDir(steps=4), "cheetah": lambda: CheetahVel(steps=4)}
@@ -190,7 +196,8 @@ def test_a_step_leaves_the_given_state_and_action_alone(make) -> None:
 
 
 # Whose tasks are real numbers.
-REAL = [n for n in TENSORS if "two-step" not in n and "maze" not in n]
+WHOLE = ("two-step", "maze", "laps", "catch")
+REAL = [n for n in TENSORS if not any(word in n for word in WHOLE)]
 
 
 @pytest.mark.parametrize("name", REAL)

@@ -78,6 +78,6 @@ def test_the_arguments_stay_as_they_were(problem, rule) -> None:
 
 def test_backpropagation_refuses_a_loss_without_a_derivative(problem) -> None:
     p = problem()
-    with pytest.raises(ValueError, match="half_mse, cross_entropy, or sgd") as refusal:
+    with pytest.raises(ValueError, match="half_mse, cross_entropy, mse, or sgd") as refusal:
         backpropagation(*p._replace(loss=lambda outputs, targets: outputs.sum(-1)))
     assert "\n" not in str(refusal.value)

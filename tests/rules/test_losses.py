@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from metarl_lib.rules import cross_entropy, half_mse
-from metarl_lib.rules.losses import LOSS_GRADIENTS
+from metarl_lib.rules import cross_entropy, half_mse, mse
+from metarl_lib.rules.losses import LOSS_CURVATURES, LOSS_GRADIENTS
 
 
 def test_half_mse_by_hand() -> None:
@@ -14,6 +14,7 @@ def test_half_mse_by_hand() -> None:
     targets = torch.tensor([[0.0, 4.0], [0.0, 1.0]])
     # (1 + 4) / 4 and (0 + 4) / 4
     torch.testing.assert_close(half_mse(outputs, targets), torch.tensor([1.25, 1.0]))
+    torch.testing.assert_close(mse(outputs, targets), torch.tensor([2.5, 2.0]))
 
 
 def test_cross_entropy_by_hand() -> None:
@@ -34,19 +35,24 @@ def test_cross_entropy_survives_large_logits() -> None:
 
 
 @pytest.mark.parametrize("batch", [(), (3,)])
-@pytest.mark.parametrize("kind", ["real", "labels", "soft", "unnormalised"])
+@pytest.mark.parametrize("kind", ["real", "real, mse", "labels", "soft", "unnormalised"])
 def test_the_written_derivatives_are_autograds(kind, batch, stream) -> None:
     outputs = torch.randn(*batch, 6, 4, generator=stream, dtype=torch.float64)
     outputs.requires_grad_()
     targets = {
         "real": torch.randn(6, 4, generator=stream, dtype=torch.float64),
+        "real, mse": torch.randn(6, 4, generator=stream, dtype=torch.float64),
         "labels": torch.randint(4, (6,), generator=stream),
         "soft": torch.rand(6, 4, generator=stream, dtype=torch.float64).softmax(-1),
         "unnormalised": torch.rand(6, 4, generator=stream, dtype=torch.float64),
     }[kind]
-    loss = half_mse if kind == "real" else cross_entropy
-    (expected,) = torch.autograd.grad(loss(outputs, targets).sum(), outputs)
+    loss = {"real": half_mse, "real, mse": mse}.get(kind, cross_entropy)
+    (expected,) = torch.autograd.grad(loss(outputs, targets).sum(), outputs, create_graph=True)
     found = LOSS_GRADIENTS[loss](outputs.detach(), targets)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-12, atol=1e-12)
+    direction = torch.randn(outputs.shape, generator=stream, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((expected * direction).sum(), outputs)
+    found = LOSS_CURVATURES[loss](outputs.detach(), targets, direction)
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 

@@ -1,0 +1,94 @@
+"""Evolution strategies: gradients of a function that can only be evaluated, from noisy copies."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def _option(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class EvolutionSettings:
+    """How a loss is evolved. The defaults are those of the published code but for `losses`.
+
+    Raises:
+        ValueError: for a number out of its range, or an odd number of losses.
+    """
+
+    generations: int = _option(2000, "updates of the loss")
+    losses: int = _option(64, "perturbed losses of a generation, in antithetic pairs")
+    learners: int = _option(1, "lives that each perturbed loss is judged by")
+    sigma: float = _option(0.01, "deviation of the perturbations")
+    loss_rate: float = _option(1e-2, "learning rate of the loss at the start")
+    loss_rate_end: float = _option(1e-3, "and from half of the generations on")
+    decay: float = _option(1e-3, "weight of the loss's own parameters in its gradient, an l2 term")
+    annealed: float = _option(0.125, "share of the generations in which PPO's loss fades away")
+    block: int = _option(16, "perturbed losses that live in one batch")
+
+    def __post_init__(self) -> None:
+        for name in ("generations", "losses", "learners", "block"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be a whole number >= 1")
+        if self.losses % 2:
+            raise ValueError(f"losses={self.losses}: must be even, because they come in pairs")
+        for name in ("sigma", "loss_rate"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0 and finite")
+        for name in ("loss_rate_end", "decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more, and finite")
+        if not 0 <= self.annealed <= 1:
+            raise ValueError(f"annealed={self.annealed}: must lie between 0 and 1")
+
+
+def antithetic(draws: int, size: int, generator: torch.Generator) -> Float[Tensor, "V P"]:
+    """V = 2 `draws` vectors of normal noise, the second half minus the first."""
+    noise = torch.randn(draws, size, generator=generator)
+    return torch.cat([noise, -noise])
+
+
+def shaped(fitness: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
+    """Fitness as ranks, spread evenly from −½ for the worst to ½ for the best.
+
+    Equal ones share the mean of their ranks, so that where nothing makes a difference, nothing
+    is learned. (The published code gives them different ranks in the order in which they come.)
+    """
+    below = (fitness[:, None] > fitness).sum(1)
+    equal = (fitness[:, None] == fitness).sum(1)
+    ranks = below + (equal - 1) / 2
+    return (ranks / (len(fitness) - 1) - 0.5).to(fitness)
+
+
+def slope(
+    noise: Float[Tensor, "V P"], fitness: Float[Tensor, " V"], sigma: float = 1.0
+) -> Float[Tensor, " P"]:
+    """Estimate of ∇_φ E[F(φ + σ ε)] = E[F(φ + σ ε) ε] / σ (Salimans et al., 2017).
+
+        ĝ = 1/(V σ) Σ_v F(φ + σ ε_v) ε_v
+
+    Args:
+        noise: ε_v.
+        fitness: F(φ + σ ε_v).
+        sigma: σ.
+    """
+    return fitness @ noise / (len(noise) * sigma)
+
+
+def weight_of_ppo(generation: int, settings: EvolutionSettings) -> float:
+    """α of a generation: from 1 to 0, linearly, over the share that is annealed, then 0."""
+    fading = settings.annealed * settings.generations
+    return max(0.0, 1 - generation / fading) if fading > 0 else 0.0
+
+
+def rate_of_loss(generation: int, settings: EvolutionSettings) -> float:
+    """The learning rate of a generation: linear over the first half, then constant."""
+    progress = min(1.0, 2 * generation / settings.generations)
+    return settings.loss_rate + progress * (settings.loss_rate_end - settings.loss_rate)

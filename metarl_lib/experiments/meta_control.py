@@ -1,0 +1,190 @@
+"""Agents that act: a discount learned with them, against fixed ones."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from metarl_lib.algos import MetaGradient, Streams
+from metarl_lib.algos.feed_forward import FeedForward
+from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
+from metarl_lib.envs.classic_control import Acrobot, CartPole
+from metarl_lib.envs.grid_games import Catch, Dodge
+from metarl_lib.envs.laps import Laps
+from metarl_lib.experiments.base import row
+from metarl_lib.experiments.meta_training import load_agent, make_model, play
+from metarl_lib.runs import Row, Stage, generator
+
+LOGS, LOGS_PER_CHECKPOINT = 40, 10
+TASKS = ("laps", "cartpole", "acrobot", "catch", "dodge")
+ABLATED = "laps"
+"""The task on which parts are taken away; the others see `EVERYWHERE` alone."""
+EVERYWHERE = ("mg", "mg-both", "mg-trace")
+
+METHODS: dict[str, dict[str, Any]] = {
+    "mg": {"learned": "discount"},
+    "mg-both": {"learned": "both"},
+    "mg-no-context": {"learned": "discount", "context": False},
+    "mg-inner": {"learned": "discount", "outer_critic": "inner"},
+    "mg-trace": {"learned": "discount", "trace_decay": 0.9},
+}
+"""What differs from the whole method: γ learned, values told of it, a critic of its own, μ = 0."""
+
+
+class Trained(NamedTuple):
+    """A variant of a training: where, what differs in the settings, and whether η is told."""
+
+    task: str
+    settings: MetaSettings
+    context: bool
+
+
+def make_env(config: Any, task: str, seed: int = 0) -> Any:
+    """A task; what changes in `laps` is drawn from the seed."""
+    if task == "laps":
+        return Laps(6, config.laps_period, config.laps_phases, seed=seed)
+    made = {"cartpole": CartPole, "acrobot": Acrobot, "catch": Catch, "dodge": Dodge}
+    return made[task](steps=config.episode_steps)
+
+
+def variants(config: Any) -> dict[str, Trained]:
+    """Every training of a run, by name."""
+    found = {}
+    for task in config.tasks:
+        plans: dict[str, dict[str, Any]] = {
+            f"fixed-{g:g}": {"learned": "none", "discount": g} for g in config.discounts
+        }
+        whole = METHODS if task == ABLATED else {n: METHODS[n] for n in EVERYWHERE}
+        plans |= {name: whole[name] for name in whole if name in config.methods}
+        for name, plan in plans.items():
+            plan = dict(plan)
+            context = plan.pop("context", True) and plan["learned"] != "none"
+            found[f"{task}-{name}"] = Trained(task, settings_of(config, task, plan), context)
+    return found
+
+
+def settings_of(config: Any, task: str, plan: Mapping[str, Any]) -> MetaSettings:
+    """How a variant is trained: the configuration, what the task needs, what the variant wants."""
+    own = {field.name: getattr(config, field.name) for field in fields(MetaSettings)}
+    if task == "laps":
+        own |= {"rows": config.laps_rows, "entropy": config.laps_entropy}
+        life = 6 * config.laps_period * config.laps_phases
+        own["updates"] = max(1, life // config.segment)
+    return MetaSettings(**(own | dict(plan)))
+
+
+def make_agent(config: Any, name: str, seed: int = 0) -> FeedForward:
+    """A fresh agent of a variant. Those of one task start from the same numbers."""
+    plan = variants(config)[name]
+    env = make_env(config, plan.task)
+    context = len(LEARNED[plan.settings.learned]) if plan.context else 0
+    unit = 3.0 if plan.task == "laps" else 10.0
+
+    def build() -> FeedForward:
+        return FeedForward(
+            env.observation_space, env.action_space, hidden=(config.units, config.units),
+            context=context, value_unit=unit,
+        )  # fmt: skip
+
+    return make_model(build, seed, TASKS.index(plan.task))
+
+
+def train(stage: Stage, config: Any, name: str, seed: int) -> None:
+    """Train a variant to the end of its stage, from the stage's last checkpoint on.
+
+    Logs `return` (of episodes that ended since the log before) or, on laps, `reward` of a step;
+    `discount`, `lambda`, `entropy`. The finished stage holds the agent's tensors, η and the mean
+    of the reward over the whole training and over its last tenth.
+
+    Raises:
+        DivergenceError: when a number is no longer finite.
+    """
+    if stage.finished:
+        return
+    plan = variants(config)[name]
+    s, index = plan.settings, TASKS.index(plan.task)
+    streams = Streams(*(generator(seed, kind, 100 + index) for kind in Streams._fields))
+    model = make_agent(config, name, seed)
+    training = MetaGradient(make_env(config, plan.task, seed), model, s, streams)
+    sums = torch.zeros(4, dtype=torch.float64)  # of returns and numbers, in all and at the end
+    if stage.tensors:
+        training.restore(stage.tensors)
+        sums = stage.tensors["sums"].clone()
+    every, size = max(1, math.ceil(s.updates / LOGS)), s.rows * s.segment
+    kind = "reward" if plan.task == "laps" else "return"
+    window: list[dict[str, float]] = []
+    bar = tqdm(
+        total=s.updates * size, initial=training.done * size, desc=stage.name, leave=False,
+        disable=None, unit="step", unit_scale=True,
+    )  # fmt: skip
+    while training.done < s.updates:
+        numbers = training.update()
+        step = training.done * size
+        stage.check_finite(step, {k: v for k, v in numbers.items() if k != "return"})
+        if math.isfinite(numbers[kind]):
+            late = training.done > 0.9 * s.updates
+            sums += torch.tensor([numbers[kind], 1.0, late * numbers[kind], float(late)])
+        window.append(numbers)
+        bar.update(size)
+        last = training.done == s.updates
+        if training.done % every and not last:
+            continue
+        stage.log(step, _averaged(window, kind))
+        window.clear()
+        due = training.done // every % LOGS_PER_CHECKPOINT == 0
+        if not last and (due or stage.stopping):
+            stage.save(step, training.checkpoint() | {"sums": sums})
+    bar.close()
+    kept = model.state_dict() | {"learned": training.eta, "sums": sums}
+    stage.save(s.updates * size, kept, finished=True)
+
+
+def _averaged(window: list[dict[str, float]], kind: str) -> dict[str, float]:
+    values = {}
+    for name in (kind, "discount", "lambda", "entropy"):
+        there = [numbers[name] for numbers in window if math.isfinite(numbers[name])]
+        if there:
+            values[name] = sum(there) / len(there)
+    return values
+
+
+def trained_rows(config: Any, tensors: Mapping[str, Tensor], seed: int) -> list[Row]:
+    """What every variant earned.
+
+    Metrics: `whole`, the mean return of the episodes of the training (on laps: the mean reward
+    of a step of the whole life), `end`, that of its last tenth; `discount` and `lambda` at the
+    end; `test_return` (not on laps) of whole episodes of the trained agent, actions drawn.
+    """
+    rows = []
+    for name, plan in variants(config).items():
+        s = plan.settings
+        budget = s.rows * s.segment * s.updates
+        total, count, late, late_count = tensors[f"{name}.sums"].tolist()
+        values = {"whole": total / max(count, 1), "end": late / max(late_count, 1)}
+        logits = iter(tensors[f"{name}.learned"])
+        start = {"discount": s.discount, "lambda": s.gae_lambda}
+        for kind in start:
+            own = kind in LEARNED[s.learned]
+            values[kind] = float(torch.sigmoid(next(logits))) if own else start[kind]
+        if plan.task != "laps":
+            values["test_return"] = float(tested(config, tensors, name, seed).mean())
+        rows += [row(name, metric, value, budget) for metric, value in values.items()]
+    return rows
+
+
+def tested(config: Any, tensors: Mapping[str, Tensor], name: str, seed: int) -> Tensor:
+    """The returns of whole episodes of a trained agent, `[B]`."""
+    plan = variants(config)[name]
+    env, stream = make_env(config, plan.task), generator(seed, "evaluation")
+    own = {k: t for k, t in tensors.items() if not k.endswith((".sums", ".learned"))}
+    agent = load_agent(make_agent(config, name), own, name)
+    if plan.context:
+        agent.eta.copy_(tensors[f"{name}.learned"])
+    tasks = env.sample_tasks(config.test_episodes, stream, "test")
+    return play(env, agent, tasks, stream, greedy=False).returns

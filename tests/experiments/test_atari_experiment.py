@@ -1,0 +1,43 @@
+"""The experiment on Atari, as small as it can be; without the extra it says which to install."""
+
+import dataclasses
+import sys
+from importlib.util import find_spec
+
+import jaxtyping
+import pytest
+from plain_lives import rows_of
+
+from metarl_lib.experiments import atari
+from metarl_lib.runs import Run
+
+TINY = dataclasses.replace(atari.PRESETS["smoke"], games=("pong",), updates=2)
+
+
+@pytest.mark.skipif(
+    find_spec("ale_py") is None,
+    reason="the extra atari is missing: pip install 'metarl_lib[atari]'",
+)
+def test_two_methods_play_and_are_read_again(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    monkeypatch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
+    run = Run.create(tmp_path / "r", "atari", TINY, scale="smoke", seed=0)
+    rows = atari.run(TINY, run)
+    assert atari.evaluate(TINY, 0, run.tensors()) == rows
+    found = rows_of(rows)
+    assert found["pong-fixed", "discount"] == 0.99
+    assert found["pong-mg", "frames"] == 4 * 2 * 5 * 2
+    assert found["pong-mg", "discount"] != 0.99
+
+
+def test_without_the_emulator_a_run_names_the_extra(tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    run = Run.create(tmp_path / "r", "atari", TINY, scale="smoke", seed=0)
+    with pytest.raises(ImportError, match=r"pip install 'metarl_lib\[atari\]'"):
+        atari.run(TINY, run)
+
+
+def test_the_papers_games_are_57() -> None:
+    assert len(set(atari.GAMES)) == len(atari.GAMES) == 57
+    with pytest.raises(ValueError, match="methods='dqn' is unknown: choose from fixed, mg"):
+        dataclasses.replace(TINY, methods=("dqn",))

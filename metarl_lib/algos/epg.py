@@ -11,6 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from metarl_lib.algos.checkpoints import (
+    copies,
+    optimiser_tensors,
+    own_tensors,
+    restore_optimiser,
+    with_prefix,
+)
 from metarl_lib.algos.evolution import (
     EvolutionSettings,
     antithetic,
@@ -101,18 +108,15 @@ class EPG:
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the evolution needs to go on, bit for bit."""
         kept = {"phi": self.phi, "done": torch.tensor(self.done)}
-        for name, value in self.optimiser.state[self.phi].items():
-            kept[f"optimiser.{name}"] = value
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+        adam = own_tensors(optimiser_tensors(self.optimiser), "0")
+        return copies(kept | with_prefix("optimiser", adam))
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint of an equal evolution."""
         with torch.no_grad():
             self.phi.copy_(kept["phi"])
         self.done = int(kept["done"])
-        for key, value in kept.items():
-            if key.startswith("optimiser."):
-                self.optimiser.state[self.phi][key.removeprefix("optimiser.")] = value.clone()
+        restore_optimiser(self.optimiser, with_prefix("0", own_tensors(kept, "optimiser")))
 
     def _generator(self, purpose: int, index: int) -> torch.Generator:
         seeds = np.random.SeedSequence([self.seed, purpose, index]).generate_state(1, np.uint64)

@@ -13,6 +13,7 @@ from torch.distributions import Categorical
 from torch.func import functional_call
 
 from metarl_lib.algos.actor_critic import Agent, Outputs
+from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.cores.base import State
 
 Params = Mapping[str, Tensor]
@@ -96,9 +97,7 @@ class FeedForward(Agent):
         if self.embedding is not None:
             told = params["embedding.weight"] @ self.eta
             x = torch.cat([x, told.expand(*x.shape[:-1], -1)], -1)
-        start = f"{net}."
-        own = {name.removeprefix(start): p for name, p in params.items() if name.startswith(start)}
-        return functional_call(getattr(self, net), own, (x,))
+        return functional_call(getattr(self, net), own_tensors(params, net), (x,))
 
 
 def layers(inputs: int, hidden: Sequence[int], outputs: int) -> nn.Sequential:

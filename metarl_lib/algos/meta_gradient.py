@@ -10,6 +10,17 @@ from torch import Tensor
 from torch.func import grad
 
 from metarl_lib.algos.actor_critic import draw
+from metarl_lib.algos.checkpoints import (
+    copies,
+    optimiser_tensors,
+    own_tensors,
+    restore_optimiser,
+    restore_streams,
+    restored_tree,
+    stream_tensors,
+    tree_tensors,
+    with_prefix,
+)
 from metarl_lib.algos.feed_forward import FeedForward, layers
 from metarl_lib.algos.lambda_returns import lambda_returns
 from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
@@ -21,7 +32,7 @@ from metarl_lib.algos.meta_trace import (
     zero_trace,
 )
 from metarl_lib.algos.ppo import Streams
-from metarl_lib.envs.base import BatchedEnv, map_tree, where_rows
+from metarl_lib.envs.base import BatchedEnv, where_rows
 
 SQUARE = "square."
 RHO, EPSILON = 0.99, 1e-5
@@ -267,34 +278,24 @@ class MetaGradient:
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the training needs to go on, bit for bit."""
-        kept = {f"theta.{n}": t for n, t in self.theta.items()}
-        kept |= {f"trace.{n}": t for n, t in self.trace.items()}
-        kept |= {f"critic.{n}": t for n, t in self.critic.state_dict().items()}
-        for name, optimiser in (("meta", self.optimiser), ("teacher", self.critic_optimiser)):
-            for index, values in optimiser.state_dict()["state"].items():
-                kept |= {f"{name}.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
-        kept |= {f"stream.{n}": g.get_state() for n, g in self.streams._asdict().items()}
-        kept |= {f"rows.{i}": leaf for i, leaf in enumerate(_leaves(self._rows()))}
-        kept |= {"eta": self.eta, "done": torch.tensor(self.done)}
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+        kept = with_prefix("theta", self.theta) | with_prefix("trace", self.trace)
+        kept |= with_prefix("critic", self.critic.state_dict())
+        kept |= with_prefix("meta", optimiser_tensors(self.optimiser))
+        kept |= with_prefix("teacher", optimiser_tensors(self.critic_optimiser))
+        kept |= with_prefix("stream", stream_tensors(self.streams._asdict()))
+        kept |= with_prefix("rows", tree_tensors(self._rows()))
+        return copies(kept | {"eta": self.eta, "done": torch.tensor(self.done)})
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint of an equal training."""
         self.theta = {n: kept[f"theta.{n}"].clone() for n in self.theta}
         self.trace = {n: kept[f"trace.{n}"].clone() for n in self.trace}
-        self.critic.load_state_dict({n: kept[f"critic.{n}"] for n in self.critic.state_dict()})
+        self.critic.load_state_dict(own_tensors(kept, "critic"))
         self.eta.copy_(kept["eta"])
-        for name, optimiser in (("meta", self.optimiser), ("teacher", self.critic_optimiser)):
-            state = optimiser.state_dict()
-            for key, tensor in kept.items():
-                if key.startswith(f"{name}."):
-                    _, index, entry = key.split(".")
-                    state["state"].setdefault(int(index), {})[entry] = tensor.clone()
-            optimiser.load_state_dict(state)
-        for name, stream in self.streams._asdict().items():
-            stream.set_state(kept[f"stream.{name}"])
-        leaves = iter(range(len(_leaves(self._rows()))))
-        restored = map_tree(lambda _: kept[f"rows.{next(leaves)}"].clone(), self._rows())
+        restore_optimiser(self.optimiser, own_tensors(kept, "meta"))
+        restore_optimiser(self.critic_optimiser, own_tensors(kept, "teacher"))
+        restore_streams(self.streams._asdict(), own_tensors(kept, "stream"))
+        restored = restored_tree(self._rows(), own_tensors(kept, "rows"))
         self.env_state, self.observation, self.returns = restored
         self.done = int(kept["done"])
         self.model.load_state_dict(self.weights(self.theta), strict=False)
@@ -312,9 +313,3 @@ def _hidden(model: FeedForward) -> list[int]:
     """Units of the layers between the input and the output of its value network."""
     weights = [p for name, p in model.value_net.named_parameters() if name.endswith("weight")]
     return [len(w) for w in weights[:-1]]
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tree(lambda leaf: found.append(leaf) or leaf, tree)  # type: ignore[func-returns-value]
-    return found

@@ -9,6 +9,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from metarl_lib.algos.checkpoints import (
+    copies,
+    optimiser_tensors,
+    own_tensors,
+    restore_optimiser,
+    with_prefix,
+)
 from metarl_lib.algos.lambda_returns import lambda_returns
 from metarl_lib.algos.meta_trace import (
     ReturnParameters,
@@ -144,18 +151,14 @@ class MetaTD:
     def checkpoint(self) -> dict[str, Tensor]:
         """All that learning needs to go on, bit for bit."""
         kept = {"eta": self.eta, "theta": self.theta["weights"], "trace": self.trace["weights"]}
-        for values in self.optimiser.state_dict()["state"].values():
-            kept |= {f"adam.{name}": torch.as_tensor(v) for name, v in values.items()}
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+        adam = own_tensors(optimiser_tensors(self.optimiser), "0")
+        return copies(kept | with_prefix("adam", adam))
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint of equal learners."""
         self.eta.copy_(kept["eta"])
         self.theta, self.trace = {"weights": kept["theta"]}, {"weights": kept["trace"]}
-        state = self.optimiser.state_dict()
-        adam = {k.removeprefix("adam."): t.clone() for k, t in kept.items() if "adam." in k}
-        state["state"] = {0: adam} if adam else {}
-        self.optimiser.load_state_dict(state)
+        restore_optimiser(self.optimiser, with_prefix("0", own_tensors(kept, "adam")))
 
 
 def read(weights: Float[Tensor, "*L F"], features: Float[Tensor, "T *L F"]) -> Tensor:

@@ -11,6 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metarl_lib.algos.checkpoints import (
+    copies,
+    optimiser_tensors,
+    own_tensors,
+    restore_optimiser,
+    restore_streams,
+    restored_tree,
+    stream_tensors,
+    tree_tensors,
+    with_prefix,
+)
 from metarl_lib.algos.context_encoder import Belief, kl_to_prior
 from metarl_lib.algos.pearl_agent import Lesson, Lived, PEARLAgent, live
 from metarl_lib.algos.ppo import Streams
@@ -229,35 +240,22 @@ class PEARL:
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the training needs to go on, bit for bit; the replay is most of it."""
-        kept = {f"model.{name}": p for name, p in self.model.state_dict().items()}
+        kept = with_prefix("model", self.model.state_dict())
         for part, optimiser in self.optimisers.items():
-            for index, values in optimiser.state_dict()["state"].items():
-                for name, value in values.items():
-                    kept[f"optimiser.{part}.{index}.{name}"] = torch.as_tensor(value)
-        for name, stream in self.streams._asdict().items():
-            kept[f"stream.{name}"] = stream.get_state()
-        kept |= {f"lived.{name}": tensor for name, tensor in self._lived().items()}
-        kept |= {f"task.{i}": leaf for i, leaf in enumerate(_leaves(self.tasks))}
-        kept["counts"] = torch.tensor([self.done, self.steps, self.learned])
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+            kept |= with_prefix(f"optimiser.{part}", optimiser_tensors(optimiser))
+        kept |= with_prefix("stream", stream_tensors(self.streams._asdict()))
+        kept |= with_prefix("lived", self._lived()) | with_prefix("task", tree_tensors(self.tasks))
+        return copies(kept | {"counts": torch.tensor([self.done, self.steps, self.learned])})
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint of an equal training."""
-        own = {k.removeprefix("model."): t for k, t in kept.items() if k.startswith("model.")}
-        self.model.load_state_dict(own)
+        self.model.load_state_dict(own_tensors(kept, "model"))
         for part, optimiser in self.optimisers.items():
-            state, prefix = optimiser.state_dict(), f"optimiser.{part}."
-            for key, tensor in kept.items():
-                if key.startswith(prefix):
-                    index, name = key.removeprefix(prefix).split(".")
-                    state["state"].setdefault(int(index), {})[name] = tensor.clone()
-            optimiser.load_state_dict(state)
-        for name, stream in self.streams._asdict().items():
-            stream.set_state(kept[f"stream.{name}"])
+            restore_optimiser(optimiser, own_tensors(kept, f"optimiser.{part}"))
+        restore_streams(self.streams._asdict(), own_tensors(kept, "stream"))
         for name, tensor in self._lived().items():
             tensor.copy_(kept[f"lived.{name}"])
-        leaves = iter(range(len(_leaves(self.tasks))))
-        self.tasks = map_tree(lambda _: kept[f"task.{next(leaves)}"].clone(), self.tasks)
+        self.tasks = restored_tree(self.tasks, own_tensors(kept, "task"))
         self.done, self.steps, self.learned = kept["counts"].tolist()
 
     def _lived(self) -> dict[str, Tensor]:
@@ -266,9 +264,3 @@ class PEARL:
             "replay": replay.rows, "count": replay.count, "context": contexts.rows,
             "real": contexts.real,
         }  # fmt: skip
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tree(lambda leaf: found.append(leaf) or leaf, tree)  # type: ignore[func-returns-value]
-    return found

@@ -13,9 +13,20 @@ import torch
 from torch import Tensor
 
 from metarl_lib.algos.actor_critic import Agent, draw
+from metarl_lib.algos.checkpoints import (
+    copies,
+    optimiser_tensors,
+    own_tensors,
+    restore_optimiser,
+    restore_streams,
+    restored_tree,
+    stream_tensors,
+    tree_tensors,
+    with_prefix,
+)
 from metarl_lib.algos.losses import gae, policy_gradient_loss, ppo_loss, standardise, value_loss
 from metarl_lib.cores.base import State, where_reset
-from metarl_lib.envs.base import BatchedEnv, map_tree, where_rows
+from metarl_lib.envs.base import BatchedEnv, where_rows
 
 OPTIMISERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
 
@@ -268,29 +279,18 @@ class PPO:
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the training needs to go on, bit for bit."""
-        kept = {f"model.{name}": p for name, p in self.model.state_dict().items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
-            kept |= {f"optimiser.{index}.{name}": torch.as_tensor(v) for name, v in values.items()}
-        for name, stream in self.streams._asdict().items():
-            kept[f"stream.{name}"] = stream.get_state()
-        kept |= {f"rows.{i}": leaf for i, leaf in enumerate(_leaves(self._rows()))}
-        kept["done"] = torch.tensor(self.done)
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+        kept = with_prefix("model", self.model.state_dict())
+        kept |= with_prefix("optimiser", optimiser_tensors(self.optimiser))
+        kept |= with_prefix("stream", stream_tensors(self.streams._asdict()))
+        kept |= with_prefix("rows", tree_tensors(self._rows()))
+        return copies(kept | {"done": torch.tensor(self.done)})
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint of an equal training."""
-        own = {k.removeprefix("model."): t for k, t in kept.items() if k.startswith("model.")}
-        self.model.load_state_dict(own)
-        state = self.optimiser.state_dict()
-        for key, tensor in kept.items():
-            if key.startswith("optimiser."):
-                _, index, name = key.split(".")
-                state["state"].setdefault(int(index), {})[name] = tensor.clone()
-        self.optimiser.load_state_dict(state)
-        for name, stream in self.streams._asdict().items():
-            stream.set_state(kept[f"stream.{name}"])
-        leaves = iter(range(len(_leaves(self._rows()))))
-        restored = map_tree(lambda _: kept[f"rows.{next(leaves)}"].clone(), self._rows())
+        self.model.load_state_dict(own_tensors(kept, "model"))
+        restore_optimiser(self.optimiser, own_tensors(kept, "optimiser"))
+        restore_streams(self.streams._asdict(), own_tensors(kept, "stream"))
+        restored = restored_tree(self._rows(), own_tensors(kept, "rows"))
         self.env_state, self.observation, self.begins, self.returns, self.memory = restored
         self.done = int(kept["done"])
 
@@ -301,9 +301,3 @@ class PPO:
 def _may(flags: Tensor) -> bool:
     """Whether any is set; on an accelerator always yes, rather than wait for the answer."""
     return flags.device.type != "cpu" or bool(flags.any())
-
-
-def _leaves(tree: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-    map_tree(lambda leaf: found.append(leaf) or leaf, tree)  # type: ignore[func-returns-value]
-    return found

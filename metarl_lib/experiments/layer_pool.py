@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from metarl_lib.algos import ActorCritic
+from metarl_lib.algos.checkpoints import with_prefix
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.layer_pool import LayerPool
 from metarl_lib.experiments.base import Experiment, row
@@ -224,9 +225,7 @@ def forget(
             stage, baseline, family, trained_params(tensors, variant),
             tasks_of(config, variant, seed), generator(seed, "tasks", 300 + index),
         )  # fmt: skip
-        meta = trained_params(
-            {f"{stage.name}.{k}": t for k, t in stage.tensors.items()}, stage.name
-        )
+        meta = trained_params(with_prefix(stage.name, stage.tensors), stage.name)
         values: Values = {}
         for shape, end in (("sine", "_after"), ("square", "_square_after")):
             waves = tasks_of(config, variant, seed, shape)
@@ -235,7 +234,7 @@ def forget(
         env, router = trained_pool(config, variant, seed, tensors, "square")
         training = start(config, env, variant, seed, updates, streams_of(seed, 300 + index), router)
         train_pool(stage, training)
-        kept = {f"{stage.name}.{k}": t for k, t in stage.tensors.items()}
+        kept = with_prefix(stage.name, stage.tensors)
         env, router = trained_pool(config, variant, seed, kept, prefix=stage.name)
         values = {}
         for shape, end in (("sine", "_after"), ("square", "_square_after")):

@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 from tqdm import tqdm
 
+from metarl_lib.algos.checkpoints import copies, own_tensors
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
 from metarl_lib.envs.weight_state import TINY, State, rms
@@ -129,16 +130,14 @@ class Progress(BaseCallback):
 
 def policy_tensors(policy: torch.nn.Module) -> dict[str, Tensor]:
     """A policy's parameters; what policy and value function share is kept once."""
-    return {name: p.detach().clone() for name, p in policy.state_dict().items()}
+    return copies(policy.state_dict())
 
 
 def rebuild(
     tensors: Mapping[str, Tensor], prefix: str, observation: Any, action: Any, units: int
 ) -> ActorCriticPolicy:
     """The policy, of hidden layers with `units`, whose tensors stand under `prefix.`."""
-    own = {
-        k.removeprefix(f"{prefix}."): t for k, t in tensors.items() if k.startswith(f"{prefix}.")
-    }
+    own = own_tensors(tensors, prefix)
     kind: Any
     shape: dict[str, Any]
     if any(name.startswith("lstm_actor") for name in own):

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from metarl_lib.algos import PPO, Agent, Settings, Streams
 from metarl_lib.algos.actor_critic import Outputs, draw
+from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.experiments.base import row
 from metarl_lib.runs import Row, Run, Stage, generator
@@ -184,8 +185,5 @@ def play(
 
 def load_agent(model: AgentT, tensors: Mapping[str, Tensor], variant: str) -> AgentT:
     """The agent whose tensors stand under `variant.`."""
-    own = {
-        k.removeprefix(f"{variant}."): t for k, t in tensors.items() if k.startswith(f"{variant}.")
-    }
-    model.load_state_dict(own)
+    model.load_state_dict(own_tensors(tensors, variant))
     return model

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
+from metarl_lib.algos.checkpoints import (
+    copies,
+    optimiser_tensors,
+    own_tensors,
+    restore_optimiser,
+    restore_streams,
+    stream_tensors,
+    with_prefix,
+)
 from metarl_lib.algos.set_encoder import SetEncoder
 from metarl_lib.algos.write_back import write_back
 from metarl_lib.cores import GRU
@@ -179,31 +187,21 @@ class PoolTraining:
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the training needs to go on, bit for bit."""
-        kept: dict[str, Tensor] = {f"pool.{k}": t for k, t in self.env.pool._asdict().items()}
-        for index, values in self.optimiser.state_dict()["state"].items():
-            kept |= {f"adam.{index}.{name}": torch.as_tensor(v) for name, v in values.items()}
-        for name, stream in self.streams._asdict().items():
-            kept[f"stream.{name}"] = stream.get_state()
+        kept = with_prefix("pool", self.env.pool._asdict())
+        kept |= with_prefix("adam", optimiser_tensors(self.optimiser))
+        kept |= with_prefix("stream", stream_tensors(self.streams._asdict()))
         if self.agent is not None:
-            kept |= {f"agent.{k}": t for k, t in self.agent.checkpoint().items()}
-        kept["done"] = torch.tensor(self.done)
-        return {name: tensor.detach().clone() for name, tensor in kept.items()}
+            kept |= with_prefix("agent", self.agent.checkpoint())
+        return copies(kept | {"done": torch.tensor(self.done)})
 
     def restore(self, kept: Mapping[str, Tensor]) -> None:
         """Go on from a checkpoint of an equal training."""
         for name, part in self.env.pool._asdict().items():
             part.copy_(kept[f"pool.{name}"])
-        state: dict[str, Any] = self.optimiser.state_dict()
-        for key, tensor in kept.items():
-            if key.startswith("adam."):
-                _, index, name = key.split(".")
-                state["state"].setdefault(int(index), {})[name] = tensor.clone()
-        self.optimiser.load_state_dict(state)
-        for name, stream in self.streams._asdict().items():
-            stream.set_state(kept[f"stream.{name}"])
+        restore_optimiser(self.optimiser, own_tensors(kept, "adam"))
+        restore_streams(self.streams._asdict(), own_tensors(kept, "stream"))
         if self.agent is not None:
-            own = {k.removeprefix("agent."): t for k, t in kept.items() if k.startswith("agent.")}
-            self.agent.restore(own)
+            self.agent.restore(own_tensors(kept, "agent"))
         self.done = int(kept["done"])
 
 
@@ -239,8 +237,7 @@ def train_pool(stage: Stage, training: PoolTraining) -> None:
         if training.done < total and (due or stage.stopping):
             stage.save(training.done, training.checkpoint())
     bar.close()
-    tensors = {f"pool.{name}": part for name, part in training.env.pool._asdict().items()}
+    tensors = with_prefix("pool", training.env.pool._asdict())
     if training.agent is not None:
-        own = training.agent.model.state_dict()
-        tensors |= {f"router.{name}": part for name, part in own.items()}
+        tensors |= with_prefix("router", training.agent.model.state_dict())
     stage.save(total, tensors, {}, finished=True)

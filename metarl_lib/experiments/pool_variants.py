@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from metarl_lib.algos import ActorCritic, Settings, Streams
+from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.datasets import Family, NWayFamily
 from metarl_lib.datasets.waves import WaveFamily
 from metarl_lib.envs.layer_pool import LayerPool
@@ -18,7 +19,6 @@ from metarl_lib.experiments.meta_agents import Variants, matched_units
 from metarl_lib.experiments.meta_training import make_model
 from metarl_lib.experiments.pool_baselines import Baseline, make_baseline
 from metarl_lib.experiments.pool_training import PoolTraining, make_router
-from metarl_lib.experiments.thesis_pool import own_tensors
 from metarl_lib.rules import Network
 from metarl_lib.rules.pool import Pool
 from metarl_lib.runs import generator

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from metarl_lib.algos import Settings
 from metarl_lib.algos.actor_critic import Outputs
+from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.experiments.learners import learn_finite, policy_tensors, seed_of
@@ -120,12 +121,7 @@ class SB3Agent:
     ) -> SB3Agent:
         """The policy whose tensors stand under `prefix.`."""
         policy = make_recurrent_ppo(env, Settings(rows=1), units, 0).policy
-        own = {
-            k.removeprefix(f"{prefix}."): t
-            for k, t in tensors.items()
-            if k.startswith(f"{prefix}.")
-        }
-        policy.load_state_dict(own)
+        policy.load_state_dict(own_tensors(tensors, prefix))
         return cls(policy)
 
     def initial_state(self, batch: int) -> tuple[Tensor, ...]:

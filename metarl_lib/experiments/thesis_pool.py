@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -225,12 +225,6 @@ def thesis_rows(stage: Stage) -> list[Row]:
         variant, metric = name.split("/")
         rows.append(row(variant, metric, value, stage.step))
     return rows
-
-
-def own_tensors(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Those under a prefix, without it."""
-    start = f"{prefix}."
-    return {k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}
 
 
 class Builder:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.rules.network import Params
 from metarl_lib.runs import DivergenceError, Stage
 
@@ -171,12 +172,7 @@ def measurement_steps(steps: int) -> list[int]:
 
 def trained_params(tensors: Mapping[str, Tensor], prefix: str) -> Params:
     """The parameters that a published checkpoint keeps under `prefix.0`, `prefix.1`, …"""
-    chosen = {
-        key.removeprefix(f"{prefix}."): tensor
-        for key, tensor in tensors.items()
-        if key.startswith(f"{prefix}.")
-    }
-    return [tensor for _, tensor in _numbered(chosen)]
+    return [tensor for _, tensor in _numbered(own_tensors(tensors, prefix))]
 
 
 def _numbered(tensors: Mapping[str, Tensor]) -> list[tuple[int, Tensor]]:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+from metarl_lib.algos.options import (
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_whole,
+    option,
+)
 
 
 @dataclass(frozen=True)
@@ -23,30 +25,23 @@ class EvolutionSettings:
         ValueError: for a number out of its range, or an odd number of losses.
     """
 
-    generations: int = _option(2000, "updates of the loss")
-    losses: int = _option(64, "perturbed losses of a generation, in antithetic pairs")
-    learners: int = _option(1, "lives that each perturbed loss is judged by")
-    sigma: float = _option(0.01, "deviation of the perturbations")
-    loss_rate: float = _option(1e-2, "learning rate of the loss at the start")
-    loss_rate_end: float = _option(1e-3, "and from half of the generations on")
-    decay: float = _option(1e-3, "weight of the loss's own parameters in its gradient, an l2 term")
-    annealed: float = _option(0.125, "share of the generations in which PPO's loss fades away")
-    block: int = _option(16, "perturbed losses that live in one batch")
+    generations: int = option(2000, "updates of the loss")
+    losses: int = option(64, "perturbed losses of a generation, in antithetic pairs")
+    learners: int = option(1, "lives that each perturbed loss is judged by")
+    sigma: float = option(0.01, "deviation of the perturbations")
+    loss_rate: float = option(1e-2, "learning rate of the loss at the start")
+    loss_rate_end: float = option(1e-3, "and from half of the generations on")
+    decay: float = option(1e-3, "weight of the loss's own parameters in its gradient, an l2 term")
+    annealed: float = option(0.125, "share of the generations in which PPO's loss fades away")
+    block: int = option(16, "perturbed losses that live in one batch")
 
     def __post_init__(self) -> None:
-        for name in ("generations", "losses", "learners", "block"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a whole number >= 1")
+        check_whole(self, "generations", "losses", "learners", "block")
         if self.losses % 2:
             raise ValueError(f"losses={self.losses}: must be even, because they come in pairs")
-        for name in ("sigma", "loss_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0 and finite")
-        for name in ("loss_rate_end", "decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more, and finite")
-        if not 0 <= self.annealed <= 1:
-            raise ValueError(f"annealed={self.annealed}: must lie between 0 and 1")
+        check_positive(self, "sigma", "loss_rate")
+        check_not_negative(self, "loss_rate_end", "decay")
+        check_share(self, "annealed")
 
 
 def antithetic(draws: int, size: int, generator: torch.Generator) -> Float[Tensor, "V P"]:

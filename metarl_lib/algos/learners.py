@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,13 +19,10 @@ from metarl_lib.algos.loss_network import (
 )
 from metarl_lib.algos.losses import gae
 from metarl_lib.algos.normalisation import RunningMoments
+from metarl_lib.algos.options import check_positive, check_share, check_whole, option
 
 MEMORY_INPUTS = 64
 """Inputs, all 1, of the layer whose output the memory is in the published code."""
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -36,31 +33,25 @@ class LifeSettings:
         ValueError: for a number out of its range, or one that does not divide another.
     """
 
-    steps: int = _option(8192, "steps of a life")
-    stretch: int = _option(64, "steps between two updates")
-    buffer: int = _option(512, "last steps that the loss sees")
-    minibatch: int = _option(32, "steps of a minibatch, one gradient step each")
-    passes: int = _option(1, "passes over a stretch")
-    learner_rate: float = _option(1e-3, "learning rate of the learners")
-    hidden: int = _option(64, "units of both hidden layers of a learner")
-    log_std: float = _option(0.0, "logarithm of the deviation of actions at the start")
-    discount: float = _option(0.99, "discount of future rewards, for PPO")
-    gae_lambda: float = _option(0.95, "decay of the advantage estimate, for PPO")
-    clip: float = _option(0.2, "how far the probability ratio counts, for PPO")
-    normalise: bool = _option(True, "take what is seen and done in deviations from its mean")
-    test_episodes: int = _option(3, "episodes after a life that tell how good it was")
+    steps: int = option(8192, "steps of a life")
+    stretch: int = option(64, "steps between two updates")
+    buffer: int = option(512, "last steps that the loss sees")
+    minibatch: int = option(32, "steps of a minibatch, one gradient step each")
+    passes: int = option(1, "passes over a stretch")
+    learner_rate: float = option(1e-3, "learning rate of the learners")
+    hidden: int = option(64, "units of both hidden layers of a learner")
+    log_std: float = option(0.0, "logarithm of the deviation of actions at the start")
+    discount: float = option(0.99, "discount of future rewards, for PPO")
+    gae_lambda: float = option(0.95, "decay of the advantage estimate, for PPO")
+    clip: float = option(0.2, "how far the probability ratio counts, for PPO")
+    normalise: bool = option(True, "take what is seen and done in deviations from its mean")
+    test_episodes: int = option(3, "episodes after a life that tell how good it was")
 
     def __post_init__(self) -> None:
         names = ("steps", "stretch", "buffer", "minibatch", "passes", "hidden", "test_episodes")
-        for name in names:
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)!r}: must be a whole number >= 1")
-        for name in ("learner_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0 and finite")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        check_whole(self, *names)
+        check_positive(self, "learner_rate", "clip")
+        check_share(self, "discount", "gae_lambda")
         for whole, part in (("steps", "stretch"), ("stretch", "minibatch")):
             if getattr(self, whole) % getattr(self, part):
                 raise ValueError(

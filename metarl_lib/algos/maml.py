@@ -12,6 +12,7 @@ from torch.func import grad, vmap
 
 from metarl_lib.algos.maml_by_hand import meta_gradient_by_hand
 from metarl_lib.algos.meta_learner import MetaLearner, Samples, fitted, for_each
+from metarl_lib.algos.options import check_choice
 from metarl_lib.datasets.families import Tasks
 from metarl_lib.rules.losses import LOSS_CURVATURES, Loss
 from metarl_lib.rules.network import Network, Params
@@ -63,10 +64,8 @@ class MAML(MetaLearner):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, choices in (("rates", RATES), ("form", FORMS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
+        check_choice(self, "rates", RATES)
+        check_choice(self, "form", FORMS)
         if self.form == "by_hand" and self.loss not in LOSS_CURVATURES:
             names = ", ".join(known.__name__ for known in LOSS_CURVATURES)  # type: ignore[attr-defined]
             raise ValueError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from metarl_lib.algos.options import check_positive, check_whole
 from metarl_lib.datasets.families import Tasks
 from metarl_lib.rules.gradient import backpropagation, sgd
 from metarl_lib.rules.losses import LOSS_GRADIENTS, Loss, mse
@@ -43,10 +43,8 @@ class MetaLearner(ABC):
     rate: float = 0.01
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner_steps, int) or self.inner_steps < 1:
-            raise ValueError(f"inner_steps={self.inner_steps!r}: must be a whole number >= 1")
-        if not 0 < self.rate < math.inf:
-            raise ValueError(f"rate={self.rate}: must be greater than 0 and finite")
+        check_whole(self, "inner_steps")
+        check_positive(self, "rate")
 
     @abstractmethod
     def meta_gradient(self, meta: Sequence[Tensor], tasks: Tasks) -> tuple[Tensor, Params]:

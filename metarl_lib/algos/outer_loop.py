@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from metarl_lib.algos.meta_learner import MetaLearner
+from metarl_lib.algos.options import check_not_negative, check_whole
 from metarl_lib.datasets.families import Family, Tasks
 from metarl_lib.rules.network import Params
 
@@ -52,24 +53,17 @@ class OuterLoop:
         learning_rate: float = 1e-3,
         learning_rate_end: float = 1e-3,
     ) -> None:
-        for name, value in (("iterations", iterations), ("batch", batch)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}={value!r}: must be a whole number >= 1")
-        for name, rate in (
-            ("learning_rate", learning_rate),
-            ("learning_rate_end", learning_rate_end),
-        ):
-            if not 0 <= rate < math.inf:
-                raise ValueError(f"{name}={rate}: must be 0 or more, and finite")
+        self.learner, self.family, self.stream = learner, family, stream
+        self.iterations, self.batch = iterations, batch
+        self.learning_rate, self.learning_rate_end = learning_rate, learning_rate_end
+        check_whole(self, "iterations", "batch")
+        check_not_negative(self, "learning_rate", "learning_rate_end")
         widths = learner.network.widths
         if (widths[0], widths[-1]) != (family.inputs, family.outputs):
             raise ValueError(
                 f"widths={widths}: the tasks have {family.inputs} inputs and "
                 f"{family.outputs} outputs"
             )
-        self.learner, self.family, self.stream = learner, family, stream
-        self.iterations, self.batch = iterations, batch
-        self.learning_rate, self.learning_rate_end = learning_rate, learning_rate_end
         self.done = 0
         # One vector, of which the meta-parameters are views: Adam is then a few operations.
         self._flat = torch.cat([p.reshape(-1) for p in meta])

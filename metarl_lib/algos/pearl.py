@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,15 +21,12 @@ from metarl_lib.algos.checkpoints import (
     with_prefix,
 )
 from metarl_lib.algos.context_encoder import Belief, kl_to_prior
+from metarl_lib.algos.options import check_not_negative, check_positive, check_share, option
 from metarl_lib.algos.pearl_agent import Lesson, Lived, PEARLAgent, live
 from metarl_lib.algos.ppo import Streams
 from metarl_lib.algos.replay import Contexts, Replay, Transitions
 from metarl_lib.algos.sac import bellman_loss, policy_loss, polyak, soft_target
 from metarl_lib.envs.base import BoundedEnv, map_tree
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -42,24 +37,24 @@ class PEARLSettings:
         ValueError: for a number out of its range, or sizes that do not fit.
     """
 
-    tasks: int = _option(80, "tasks to train on")
-    iterations: int = _option(100, "times that is lived and learned")
-    collected: int = _option(10, "tasks that are lived with in an iteration")
-    prior_episodes: int = _option(1, "episodes with each of them with z from the prior")
-    posterior_episodes: int = _option(4, "episodes after these, with z from the posterior")
-    gradient_steps: int = _option(200, "gradient steps of an iteration")
-    meta_batch: int = _option(16, "tasks in a gradient step")
-    batch: int = _option(64, "transitions of each of them, from all its past")
-    context: int = _option(100, "most transitions of a context, from its latest episodes")
-    capacity: int = _option(5000, "transitions of a task that are kept")
-    learning_rate: float = _option(1e-3, "learning rate of all networks at the start")
-    learning_rate_end: float = _option(0.0, "learning rate at the end, approached linearly")
-    discount: float = _option(0.9, "discount of future rewards")
-    temperature: float = _option(0.01, "reward that a nat of the policy's entropy is worth")
-    kl_weight: float = _option(0.1, "weight of the divergence of belief from prior")
-    polyak: float = _option(0.005, "share of the critic that its slow copy takes over in a step")
-    hold: bool = _option(False, "whether episodes by the prior hold one random action each")
-    bootstrap: bool = _option(True, "whether an episode that the clock ended counts as going on")
+    tasks: int = option(80, "tasks to train on")
+    iterations: int = option(100, "times that is lived and learned")
+    collected: int = option(10, "tasks that are lived with in an iteration")
+    prior_episodes: int = option(1, "episodes with each of them with z from the prior")
+    posterior_episodes: int = option(4, "episodes after these, with z from the posterior")
+    gradient_steps: int = option(200, "gradient steps of an iteration")
+    meta_batch: int = option(16, "tasks in a gradient step")
+    batch: int = option(64, "transitions of each of them, from all its past")
+    context: int = option(100, "most transitions of a context, from its latest episodes")
+    capacity: int = option(5000, "transitions of a task that are kept")
+    learning_rate: float = option(1e-3, "learning rate of all networks at the start")
+    learning_rate_end: float = option(0.0, "learning rate at the end, approached linearly")
+    discount: float = option(0.9, "discount of future rewards")
+    temperature: float = option(0.01, "reward that a nat of the policy's entropy is worth")
+    kl_weight: float = option(0.1, "weight of the divergence of belief from prior")
+    polyak: float = option(0.005, "share of the critic that its slow copy takes over in a step")
+    hold: bool = option(False, "whether episodes by the prior hold one random action each")
+    bootstrap: bool = option(True, "whether an episode that the clock ended counts as going on")
 
     def __post_init__(self) -> None:
         counts = (
@@ -69,15 +64,10 @@ class PEARLSettings:
         for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
-        for name in ("learning_rate", "polyak"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0 and finite")
-        for name in ("temperature", "kl_weight", "posterior_episodes", "learning_rate_end"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more, and finite")
-        for name in ("discount", "polyak"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        check_positive(self, "learning_rate", "polyak")
+        check_not_negative(self, "temperature", "kl_weight", "posterior_episodes")
+        check_not_negative(self, "learning_rate_end")
+        check_share(self, "discount", "polyak")
         if self.collected > self.tasks:
             raise ValueError(f"collected={self.collected}: must be at most the {self.tasks} tasks")
 

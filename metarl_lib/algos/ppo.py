@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -25,14 +24,17 @@ from metarl_lib.algos.checkpoints import (
     with_prefix,
 )
 from metarl_lib.algos.losses import gae, policy_gradient_loss, ppo_loss, standardise, value_loss
+from metarl_lib.algos.options import (
+    check_choice,
+    check_not_negative,
+    check_positive,
+    check_share,
+    option,
+)
 from metarl_lib.cores.base import State, where_reset
 from metarl_lib.envs.base import BatchedEnv, where_rows
 
 OPTIMISERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
-
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
@@ -43,46 +45,37 @@ class Settings:
         ValueError: for a number out of its range, or rows that minibatches do not divide.
     """
 
-    rows: int = _option(64, "environments side by side")
-    segment: int = _option(100, "steps of every row between two updates")
-    updates: int = _option(500, "segments that are collected and learned from")
-    loss: str = _option("ppo", "ppo (clipped, several epochs) or a2c (one policy gradient)")
-    epochs: int = _option(4, "passes over a segment")
-    minibatches: int = _option(1, "parts of the rows in a pass, one gradient step each")
-    optimiser: str = _option("adam", "adam or rmsprop")
-    learning_rate: float = _option(1e-3, "learning rate at the start")
-    learning_rate_end: float = _option(0.0, "learning rate at the end, approached linearly")
-    discount: float = _option(0.99, "discount of future rewards")
-    gae_lambda: float = _option(0.95, "decay of the advantage estimate")
-    clip: float = _option(0.2, "how far the probability ratio counts")
-    entropy: float = _option(0.01, "weight of the policy's entropy at the start")
-    entropy_end: float = _option(0.0, "weight of the entropy at the end, approached linearly")
-    value_weight: float = _option(0.5, "weight of the value loss")
-    max_grad_norm: float = _option(0.5, "gradients are scaled to this norm where larger")
-    whole_trials: bool = _option(False, "start a new trial in every row with each segment")
-    bootstrap: bool = _option(False, "whether a trial that was cut off counts as going on")
+    rows: int = option(64, "environments side by side")
+    segment: int = option(100, "steps of every row between two updates")
+    updates: int = option(500, "segments that are collected and learned from")
+    loss: str = option("ppo", "ppo (clipped, several epochs) or a2c (one policy gradient)")
+    epochs: int = option(4, "passes over a segment")
+    minibatches: int = option(1, "parts of the rows in a pass, one gradient step each")
+    optimiser: str = option("adam", "adam or rmsprop")
+    learning_rate: float = option(1e-3, "learning rate at the start")
+    learning_rate_end: float = option(0.0, "learning rate at the end, approached linearly")
+    discount: float = option(0.99, "discount of future rewards")
+    gae_lambda: float = option(0.95, "decay of the advantage estimate")
+    clip: float = option(0.2, "how far the probability ratio counts")
+    entropy: float = option(0.01, "weight of the policy's entropy at the start")
+    entropy_end: float = option(0.0, "weight of the entropy at the end, approached linearly")
+    value_weight: float = option(0.5, "weight of the value loss")
+    max_grad_norm: float = option(0.5, "gradients are scaled to this norm where larger")
+    whole_trials: bool = option(False, "start a new trial in every row with each segment")
+    bootstrap: bool = option(False, "whether a trial that was cut off counts as going on")
 
     def __post_init__(self) -> None:
-        for name in ("rows", "segment", "updates", "epochs", "minibatches", "max_grad_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be greater than 0 and finite")
+        check_positive(self, "rows", "segment", "updates", "epochs", "minibatches", "max_grad_norm")
         rates = ("learning_rate", "learning_rate_end", "entropy", "entropy_end")
-        for name in (*rates, "clip", "value_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more, and finite")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        check_not_negative(self, *rates, "clip", "value_weight")
+        check_share(self, "discount", "gae_lambda")
         if self.rows % self.minibatches:
             raise ValueError(
                 f"minibatches={self.minibatches}: must divide the {self.rows} rows, because a "
                 "minibatch is whole rows"
             )
-        for name, choices in (("loss", ("ppo", "a2c")), ("optimiser", tuple(OPTIMISERS))):
-            if getattr(self, name) not in choices:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} is unknown: choose one of {', '.join(choices)}"
-                )
+        check_choice(self, "loss", ("ppo", "a2c"))
+        check_choice(self, "optimiser", tuple(OPTIMISERS))
 
 
 class Streams(NamedTuple):

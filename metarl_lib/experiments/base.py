@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from metarl_lib.algos.options import check_positive as check_positive
+from metarl_lib.algos.options import option as option
 from metarl_lib.runs import SCALES, Row, Run
 
 SWITCH = {"true": True, "false": False}
@@ -55,11 +56,6 @@ class Experiment:
         return dataclasses.replace(preset, **(overrides or {}))
 
 
-def option(default: Any, help: str) -> Any:
-    """A field of a configuration, with the text that the command line and the book show."""
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
 def parse_field(config: Any, name: str, text: str) -> Any:
     """Turn the text of `--name text` into the kind of value that the field holds.
 
@@ -90,15 +86,6 @@ def row(variant: str, metric: str, value: Tensor | float, budget: int) -> Row:
     """One result; of a tensor, the mean of its numbers."""
     number = value.mean() if isinstance(value, Tensor) else value
     return {"variant": variant, "metric": metric, "value": float(number), "budget": budget}
-
-
-def check_positive(config: Any, *names: str) -> None:
-    """Refuse a configuration in which one of these numbers, or tuples of them, is not > 0."""
-    for name in names:
-        value = getattr(config, name)
-        values = value if isinstance(value, tuple) else (value,)
-        if not values or not all(0 < v < math.inf for v in values):
-            raise ValueError(f"{name}={_show(value)}: must be greater than 0 and finite")
 
 
 def _show(value: Any) -> str:

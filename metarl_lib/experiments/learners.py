@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl_lib.algos.checkpoints import copies, own_tensors
+from metarl_lib.algos.options import check_share
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
 from metarl_lib.envs.weight_state import TINY, State, rms
@@ -53,9 +54,7 @@ class LearnerConfig:
     def __post_init__(self) -> None:
         check_positive(self, "steps", "rows", "rollouts", "epochs", "minibatches", "ppo_rate")
         check_positive(self, "units")
-        for name in ("discount", "gae_lambda"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must lie between 0 and 1")
+        check_share(self, "discount", "gae_lambda")
 
 
 def seed_of(seed: int, index: int) -> int:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from metarl_lib.algos.maml import MAML
 from metarl_lib.algos.meta_learner import MetaLearner
+from metarl_lib.algos.options import check_not_negative
 from metarl_lib.algos.outer_loop import OuterLoop
 from metarl_lib.algos.reptile import JointTraining, Reptile
 from metarl_lib.datasets import SinusoidFamily, Tasks
@@ -92,10 +93,7 @@ class Config:
         check_positive(self, "hidden", "iterations", "tasks", "judged", "rate", "large_rate")
         check_positive(self, "reptile_rate", "reptile_steps", "learning_rate", "tuning_rates")
         check_positive(self, "tuning_tasks", "test_tasks", "test_samples", "test_steps")
-        if not 0 <= self.learning_rate_end < math.inf:
-            raise ValueError(
-                f"learning_rate_end={self.learning_rate_end}: must be 0 or more, and finite"
-            )
+        check_not_negative(self, "learning_rate_end")
         for variant in self.variants:
             look_up("variants", variant, VARIANTS)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from metarl_lib.algos import ActorCritic, Settings, Streams
 from metarl_lib.algos.checkpoints import own_tensors
+from metarl_lib.algos.options import check_not_negative
 from metarl_lib.datasets import Family, NWayFamily
 from metarl_lib.datasets.waves import WaveFamily
 from metarl_lib.envs.layer_pool import LayerPool
@@ -108,9 +108,7 @@ class Config(Variants):
         names = [f for f in self.__dataclass_fields__ if f not in ("variants", "costly")]
         zero = ("entropy", "entropy_end", "rollout")
         check_positive(self, *(name for name in names if name not in zero))
-        for name in zero:
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)}: must be 0 or more, and finite")
+        check_not_negative(self, *zero)
 
 
 def shots_of(variant: str) -> int:

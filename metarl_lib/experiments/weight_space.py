@@ -13,6 +13,7 @@ from stable_baselines3 import PPO
 from torch import Tensor
 from tqdm import tqdm
 
+from metarl_lib.algos.options import check_share
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.learners import log_once, policy_tensors, seed_of
@@ -67,8 +68,7 @@ class Config:
             "test_tasks",
         )
         check_positive(self, "reference_steps")
-        if not 0 <= self.discount <= 1:
-            raise ValueError(f"discount={self.discount}: must lie between 0 and 1")
+        check_share(self, "discount")
         for rollout in (self.rollout, self.rollout * self.more):
             if rollout % self.rows or self.long_steps % (self.shorter * rollout):
                 raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -11,13 +10,11 @@ from torch import Tensor
 from metarl_lib.algos.meta_learner import MetaLearner
 from metarl_lib.algos.options import check_not_negative, check_whole
 from metarl_lib.datasets.families import Family, Tasks
+from metarl_lib.rules.adam import adam_step
 from metarl_lib.rules.network import Params
 
 BLOCK = 50
 """Meta-iterations whose tasks are drawn at once, which costs less than one by one."""
-
-DECAYS, EPSILON = (0.9, 0.999), 1e-8
-"""β₁, β₂ and ε of Adam."""
 
 
 class OuterLoop:
@@ -88,17 +85,13 @@ class OuterLoop:
 
     @torch.no_grad()
     def _step(self, tasks: Tasks) -> Tensor:
-        """One meta-iteration: θ ← θ − β m̂ / (√v̂ + ε), with the averages m and v of Adam."""
+        """One meta-iteration, a step of Adam."""
         found, slopes = self.learner.meta_gradient(self.meta, tasks)
         slope = torch.cat([g.reshape(-1) for g in slopes])
         change = (self.learning_rate_end - self.learning_rate) / self.iterations
         rate = self.learning_rate + change * min(self.done, self.iterations)
         self.done += 1
-        self._first.lerp_(slope, 1 - DECAYS[0])
-        self._second.mul_(DECAYS[1]).addcmul_(slope, slope, value=1 - DECAYS[1])
-        unbiased = [1 - decay**self.done for decay in DECAYS]
-        spread = self._second.sqrt().div_(math.sqrt(unbiased[1])).add_(EPSILON)
-        self._flat.addcdiv_(self._first, spread, value=-rate / unbiased[0])
+        adam_step(self._flat, slope, self._first, self._second, self.done, rate)
         return found
 
     def checkpoint(self) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Adam on a batch of networks, each on its own targets."""
+"""Adam: one step, and a training of a batch of networks, each on its own targets."""
 
 from __future__ import annotations
 
@@ -14,6 +14,32 @@ from metarl_lib.rules.network import Network, Params
 
 DECAYS, EPSILON = (0.9, 0.999), 1e-8
 """β₁, β₂ and ε."""
+
+
+@torch.no_grad()
+def adam_step(
+    params: Float[Tensor, "*S"],
+    slope: Float[Tensor, "*S"],
+    first: Float[Tensor, "*S"],
+    second: Float[Tensor, "*S"],
+    step: int,
+    rate: float,
+) -> None:
+    """Change parameters in place: θ ← θ − β m̂ / (√v̂ + ε) (Kingma & Ba, 2015, algorithm 1).
+
+    Args:
+        params: θ.
+        slope: their gradient.
+        first: m, the average of gradients, 0 before the first step; changed in place.
+        second: v, that of their squares; changed in place.
+        step: which this is, from 1 on.
+        rate: β.
+    """
+    first.lerp_(slope, 1 - DECAYS[0])
+    second.mul_(DECAYS[1]).addcmul_(slope, slope, value=1 - DECAYS[1])
+    unbiased = [1 - decay**step for decay in DECAYS]
+    spread = second.sqrt().div_(math.sqrt(unbiased[1])).add_(EPSILON)
+    params.addcdiv_(first, spread, value=-rate / unbiased[0])
 
 
 @torch.no_grad()
@@ -55,9 +81,5 @@ def adam(
         for delta, a in zip(deltas, activations, strict=True):
             slopes += [(delta.mT @ a).reshape(batch, -1), delta.sum(-2)]
         slope = torch.cat(slopes, -1).mul_(scale)
-        first.lerp_(slope, 1 - DECAYS[0])
-        second.mul_(DECAYS[1]).addcmul_(slope, slope, value=1 - DECAYS[1])
-        unbiased = [1 - decay**step for decay in DECAYS]
-        spread = second.sqrt().div_(math.sqrt(unbiased[1])).add_(EPSILON)
-        flat.addcdiv_(first, spread, value=-rate / unbiased[0])
+        adam_step(flat, slope, first, second, step, rate)
     return views, torch.stack(passed)

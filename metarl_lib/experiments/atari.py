@@ -20,7 +20,8 @@ from metarl_lib.algos.feed_forward import FeedForward
 from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
 from metarl_lib.envs.atari import Atari, import_ale
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
-from metarl_lib.experiments.meta_training import load_agent, make_model
+from metarl_lib.experiments.meta_control import averaged
+from metarl_lib.experiments.meta_training import load_agent, make_model, with_logged
 from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "atari"
@@ -94,8 +95,8 @@ def make_agent(config: Config, game: str, method: str, seed: int = 0) -> FeedFor
 def train(stage: Stage, config: Config, game: str, method: str, seed: int) -> None:
     """Play to the end of a stage. An emulator cannot be put back, so a stage starts over.
 
-    Logs at environment steps `reward` (clipped, of a step), `return` (clipped, of episodes that
-    ended), `discount` and `lambda`; keeps the agent and the last tenth's reward of a step.
+    Logs at environment steps `step_reward` and `return` (of the episodes that ended last), both
+    clipped, `discount` and `lambda`; keeps the agent and the last tenth's reward of a step.
     """
     if stage.finished:
         return
@@ -108,14 +109,19 @@ def train(stage: Stage, config: Config, game: str, method: str, seed: int) -> No
     training = MetaGradient(env, model, settings, streams)
     every, size = max(1, math.ceil(config.updates / LOGS)), config.rows * config.segment
     end: list[float] = []
+    window: list[dict[str, float]] = []
+    ended: dict[str, float] = {}
     for k in range(1, config.updates + 1):
         numbers = training.update()
         stage.check_finite(k * size, {n: v for n, v in numbers.items() if n != "return"})
+        window.append(numbers | {"step_reward": numbers["reward"]})
         if k > 0.9 * config.updates or k == config.updates:
             end.append(numbers["reward"])
         if k % every == 0 or k == config.updates:
-            kept = {n: numbers[n] for n in ("reward", "return", "discount", "lambda")}
-            stage.log(k * size, {n: v for n, v in kept.items() if math.isfinite(v)})
+            values = ended | averaged(window, ("step_reward", "return"))
+            stage.log(k * size, values)
+            ended = {n: v for n, v in values.items() if n == "return"}
+            window.clear()
     env.close()
     reward = torch.tensor(sum(end) / len(end), dtype=torch.float64)
     tensors = model.state_dict() | {"learned": training.eta, "reward": reward}
@@ -132,7 +138,7 @@ def run(config: Config, run: Run) -> list[Row]:
     for game in config.games:
         for method in config.methods:
             train(run.stage(f"{game}-{method}"), config, game, method, run.seed)
-    return evaluate(config, run.seed, run.tensors())
+    return with_logged(evaluate(config, run.seed, run.tensors()), run)
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

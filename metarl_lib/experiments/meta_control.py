@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -98,9 +98,10 @@ def make_agent(config: Any, name: str, seed: int = 0) -> FeedForward:
 def train(stage: Stage, config: Any, name: str, seed: int) -> None:
     """Train a variant to the end of its stage, from the stage's last checkpoint on.
 
-    Logs `return` (of episodes that ended since the log before) or, on laps, `reward` of a step;
-    `discount`, `lambda`, `entropy`. The finished stage holds the agent's tensors, η and the mean
-    of the reward over the whole training and over its last tenth.
+    Logs `return` (of episodes that ended since the log before; at the end, if none did, of those
+    of the last tenth) or, on laps, `reward` of a step; `discount`, `lambda`, `entropy`. The
+    finished stage holds the agent's tensors, η and the mean of the reward over the whole
+    training and over its last tenth.
 
     Raises:
         DivergenceError: when a number is no longer finite.
@@ -135,7 +136,10 @@ def train(stage: Stage, config: Any, name: str, seed: int) -> None:
         last = training.done == s.updates
         if training.done % every and not last:
             continue
-        stage.log(step, _averaged(window, kind))
+        values = averaged(window, (kind, "entropy"))
+        if last:
+            values.setdefault(kind, float(sums[2] / sums[3].clamp(min=1)))
+        stage.log(step, values)
         window.clear()
         due = training.done // every % LOGS_PER_CHECKPOINT == 0
         if not last and (due or stage.stopping):
@@ -145,9 +149,10 @@ def train(stage: Stage, config: Any, name: str, seed: int) -> None:
     stage.save(s.updates * size, kept, finished=True)
 
 
-def _averaged(window: list[dict[str, float]], kind: str) -> dict[str, float]:
-    values = {}
-    for name in (kind, "discount", "lambda", "entropy"):
+def averaged(window: list[dict[str, float]], means: Sequence[str]) -> dict[str, float]:
+    """What updates said: means over those that said something, and what γ and λ are now."""
+    values = {name: window[-1][name] for name in ("discount", "lambda")}
+    for name in means:
         there = [numbers[name] for numbers in window if math.isfinite(numbers[name])]
         if there:
             values[name] = sum(there) / len(there)

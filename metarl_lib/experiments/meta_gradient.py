@@ -11,6 +11,7 @@ from torch import Tensor
 from metarl_lib.algos.meta_settings import MetaSettings
 from metarl_lib.experiments import meta_chains, meta_control
 from metarl_lib.experiments.base import Experiment, check_positive, option
+from metarl_lib.experiments.meta_training import with_logged
 from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run
 
@@ -86,7 +87,7 @@ def run(config: Config, run: Run) -> list[Row]:
     for name in meta_control.variants(config):
         meta_control.train(run.stage(name), config, name, run.seed)
     found = evaluate(config, run.seed, run.tensors())
-    return found + meta_chains.oracle_rows(config, found)
+    return with_logged(found + meta_chains.oracle_rows(config, found), run)
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

@@ -116,6 +116,12 @@ def last_logged(run: Run) -> list[Row]:
     return rows
 
 
+def with_logged(rows: list[Row], run: Run) -> list[Row]:
+    """Results, and the last number of every curve that is not among them."""
+    known = {(r["variant"], r["metric"]) for r in rows}
+    return rows + [r for r in last_logged(run) if (r["variant"], r["metric"]) not in known]
+
+
 class Played(NamedTuple):
     """Whole trials of B rows.
 

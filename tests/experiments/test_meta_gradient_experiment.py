@@ -108,6 +108,17 @@ def test_what_was_earned_is_the_mean_of_what_was_logged(finished) -> None:
     assert whole == pytest.approx(float(logged.mean()), rel=1e-4)
 
 
+def test_every_curve_ends_at_a_row(finished) -> None:
+    """At its last step and with its last number; of a changing γ, the one at that step."""
+    run, rows = finished
+    ends = {(r["variant"], r["metric"]): r for r in rows}
+    curves = run.metrics().groupby("name", sort=False).last()
+    assert {name.split("/")[1] for name in curves.index} >= {"return", "reward", "discount"}
+    for name, step, value in curves.itertuples():
+        row = ends[tuple(name.split("/"))]
+        assert (row["budget"], row["value"]) == (step, pytest.approx(value, abs=1e-6))
+
+
 @pytest.mark.parametrize("stop", [1, 4])
 def test_a_run_that_was_stopped_ends_the_same(tmp_path, finished, stop) -> None:
     run = Run.create(tmp_path / "r", "meta_gradient", SMALL, scale="smoke", seed=3)

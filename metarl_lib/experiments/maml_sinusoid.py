@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metarl_lib.algos.maml import MAML
 from metarl_lib.algos.meta_learner import MetaLearner
@@ -19,13 +17,13 @@ from metarl_lib.algos.reptile import JointTraining, Reptile
 from metarl_lib.datasets import SinusoidFamily, Tasks
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.training import trained_params
+from metarl_lib.experiments.training_loop import Rhythm, advance_to_end
 from metarl_lib.rules import Network
 from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "maml_sinusoid"
-LOGS, LOGS_PER_CHECKPOINT = 100, 5
-"""Points of a learning curve, and how many of them lie between two checkpoints."""
+RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
 
 CAP = 100.0
 """The largest error of a task that counts: 8 times that of predicting 0 for the largest sinusoid.
@@ -149,24 +147,7 @@ def train(stage: Stage, config: Config, variant: str, seed: int) -> None:
         learning_rate=config.learning_rate,
         learning_rate_end=config.learning_rate_end,
     )
-    if stage.tensors:
-        loop.restore(stage.tensors)
-    every = max(1, math.ceil(config.iterations / LOGS))
-    values: dict[str, float] = {}
-    bar = tqdm(
-        total=config.iterations, initial=loop.done, desc=stage.name, leave=False, disable=None
-    )
-    while loop.done < config.iterations:
-        count = min(every, config.iterations - loop.done)
-        values = {"training_loss": loop.advance(count)}
-        stage.check_finite(loop.done, values)
-        stage.log(loop.done, values)
-        bar.update(count)
-        bar.set_postfix(loss=f"{values['training_loss']:.3g}", refresh=False)
-        due = loop.done // every % LOGS_PER_CHECKPOINT == 0
-        if loop.done < config.iterations and (due or stage.stopping):
-            stage.save(loop.done, loop.checkpoint())
-    bar.close()
+    values = advance_to_end(stage, loop, config.iterations, RHYTHM)
     tensors = {str(index): p for index, p in enumerate(loop.meta)}
     if chosen.tuned:
         tensors["rate"] = torch.tensor(

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metarl_lib.algos import MetaGradient, Streams
 from metarl_lib.algos.feed_forward import FeedForward
@@ -19,9 +18,10 @@ from metarl_lib.envs.grid_games import Catch, Dodge
 from metarl_lib.envs.laps import Laps
 from metarl_lib.experiments.base import row
 from metarl_lib.experiments.meta_training import load_agent, make_model, play
+from metarl_lib.experiments.training_loop import Rhythm, make_updates
 from metarl_lib.runs import Row, Stage, generator
 
-LOGS, LOGS_PER_CHECKPOINT = 40, 10
+RHYTHM = Rhythm(logs=40, logs_per_checkpoint=10)
 TASKS = ("laps", "cartpole", "acrobot", "catch", "dodge")
 ABLATED = "laps"
 """The task on which parts are taken away; the others see `EVERYWHERE` alone."""
@@ -117,34 +117,23 @@ def train(stage: Stage, config: Any, name: str, seed: int) -> None:
     if stage.tensors:
         training.restore(stage.tensors)
         sums = stage.tensors["sums"].clone()
-    every, size = max(1, math.ceil(s.updates / LOGS)), s.rows * s.segment
     kind = "reward" if plan.task == "laps" else "return"
-    window: list[dict[str, float]] = []
-    bar = tqdm(
-        total=s.updates * size, initial=training.done * size, desc=stage.name, leave=False,
-        disable=None, unit="step", unit_scale=True,
-    )  # fmt: skip
-    while training.done < s.updates:
-        numbers = training.update()
-        step = training.done * size
-        stage.check_finite(step, {k: v for k, v in numbers.items() if k != "return"})
+
+    def add(numbers: dict[str, float]) -> None:
         if math.isfinite(numbers[kind]):
             late = training.done > 0.9 * s.updates
-            sums += torch.tensor([numbers[kind], 1.0, late * numbers[kind], float(late)])
-        window.append(numbers)
-        bar.update(size)
-        last = training.done == s.updates
-        if training.done % every and not last:
-            continue
+            sums.add_(torch.tensor([numbers[kind], 1.0, late * numbers[kind], float(late)]))
+
+    def average(window: list[dict[str, float]]) -> dict[str, float]:
         values = averaged(window, (kind, "entropy"))
-        if last:
+        if training.done == s.updates:
             values.setdefault(kind, float(sums[2] / sums[3].clamp(min=1)))
-        stage.log(step, values)
-        window.clear()
-        due = training.done // every % LOGS_PER_CHECKPOINT == 0
-        if not last and (due or stage.stopping):
-            stage.save(step, training.checkpoint() | {"sums": sums})
-    bar.close()
+        return values
+
+    size = s.rows * s.segment
+    make_updates(
+        stage, training, s.updates, average, RHYTHM, size=size, watch=add, kept={"sums": sums}
+    )
     kept = model.state_dict() | {"learned": training.eta, "sums": sums}
     stage.save(s.updates * size, kept, finished=True)
 

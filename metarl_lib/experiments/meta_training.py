@@ -16,10 +16,10 @@ from metarl_lib.algos.actor_critic import Outputs, draw
 from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.experiments.base import row
+from metarl_lib.experiments.training_loop import Rhythm, make_updates
 from metarl_lib.runs import Row, Run, Stage, generator
 
-LOGS, LOGS_PER_CHECKPOINT = 100, 5
-"""Points of a learning curve, and how many of them lie between two checkpoints."""
+RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
 
 AgentT = TypeVar("AgentT", bound=nn.Module)
 
@@ -61,31 +61,8 @@ def train_agent(
     training = PPO(env, model, settings, streams)
     if stage.tensors:
         training.restore(stage.tensors)
-    every = max(1, math.ceil(settings.updates / LOGS))
     size = settings.rows * settings.segment
-    window: list[dict[str, float]] = []
-    bar = tqdm(
-        total=settings.updates * size, initial=training.done * size, desc=stage.name,
-        leave=False, disable=None, unit="step", unit_scale=True,
-    )  # fmt: skip
-    while training.done < settings.updates:
-        numbers = training.update()
-        step = training.done * size
-        stage.check_finite(step, {k: v for k, v in numbers.items() if k != "return"})
-        window.append(numbers)
-        bar.update(size)
-        last = training.done == settings.updates
-        if training.done % every and not last:
-            continue
-        values = average(window)
-        window.clear()
-        stage.log(step, values)
-        bar.set_postfix({k: f"{v:.3g}" for k, v in values.items() if "return" in k}, refresh=False)
-        due = training.done // every % LOGS_PER_CHECKPOINT == 0
-        if not last and (due or stage.stopping):
-            stage.save(step, training.checkpoint())
-    bar.close()
-    if not bar.disable:
+    if make_updates(stage, training, settings.updates, average, RHYTHM, size=size):
         report_times(stage.name, training)
     stage.save(settings.updates * size, model.state_dict(), finished=True)
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from metarl_lib.algos import MAML, JointTraining, OuterLoop, Reptile
 from metarl_lib.algos.meta_learner import MetaLearner
 from metarl_lib.datasets import Family, Tasks
 from metarl_lib.experiments.pool_readings import CAP, STEPS, Values, accuracy_values, error_values
+from metarl_lib.experiments.training_loop import Rhythm, advance_to_end
 from metarl_lib.rules import Network, cross_entropy, mse
 from metarl_lib.rules.network import Params
 from metarl_lib.runs import Stage
 
-LOGS, LOGS_PER_CHECKPOINT = 50, 5
-"""Points of a learning curve, and how many of them lie between two checkpoints."""
+RHYTHM = Rhythm(logs=50, logs_per_checkpoint=5)
 
 
 class Baseline(NamedTuple):
@@ -87,21 +85,7 @@ def train_baseline(
         learner, family, meta, stream, iterations=max(1, total), batch=baseline.batch,
         learning_rate=baseline.learning_rate, learning_rate_end=0.0,
     )  # fmt: skip
-    if stage.tensors:
-        loop.restore(stage.tensors)
-    every = max(1, math.ceil(total / LOGS))
-    values: dict[str, float] = {}
-    bar = tqdm(total=total, initial=loop.done, desc=stage.name, leave=False, disable=None)
-    while loop.done < total:
-        count = min(every, total - loop.done)
-        values = {"training_loss": loop.advance(count)}
-        stage.check_finite(loop.done, values)
-        stage.log(loop.done, values)
-        bar.update(count)
-        due = loop.done // every % LOGS_PER_CHECKPOINT == 0
-        if loop.done < total and (due or stage.stopping):
-            stage.save(loop.done, loop.checkpoint())
-    bar.close()
+    values = advance_to_end(stage, loop, total, RHYTHM)
     tensors = {str(index): p for index, p in enumerate(loop.meta)}
     rate = tuned(baseline, loop.meta, tuning) if baseline.rates else learner.rate
     tensors["rate"] = torch.tensor(rate, dtype=torch.float64)

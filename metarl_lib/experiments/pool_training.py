@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
 from metarl_lib.algos.checkpoints import (
@@ -25,6 +23,7 @@ from metarl_lib.cores import GRU
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.base import Step, map_tree
 from metarl_lib.envs.layer_pool import LayerPool, PoolState
+from metarl_lib.experiments.training_loop import Rhythm, make_updates
 from metarl_lib.rules.pool import Plan, Pool
 from metarl_lib.runs import Stage
 
@@ -32,8 +31,7 @@ ROUTES = ("learned", "random", "fixed")
 MAX_GRAD_NORM = 10.0
 """The pool's gradient is scaled to this norm where larger, as near a network that diverges."""
 
-LOGS, LOGS_PER_CHECKPOINT = 50, 5
-"""Points of a learning curve, and how many of them lie between two checkpoints."""
+RHYTHM = Rhythm(logs=50, logs_per_checkpoint=5)
 
 
 class Watched:
@@ -218,25 +216,16 @@ def train_pool(stage: Stage, training: PoolTraining) -> None:
         return
     if stage.tensors:
         training.restore(stage.tensors)
+
+    def average(window: list[dict[str, float]]) -> dict[str, float]:
+        names = [name for name in ("log_loss", "entropy") if name in window[0]]
+        return {f"training_{n}": sum(w[n] for w in window) / len(window) for n in names}
+
+    def checked(numbers: dict[str, float]) -> dict[str, float]:
+        return {"log_loss": numbers["log_loss"]}
+
     total = training.settings.updates
-    every = max(1, math.ceil(total / LOGS))
-    window: list[dict[str, float]] = []
-    bar = tqdm(total=total, initial=training.done, desc=stage.name, leave=False, disable=None)
-    while training.done < total:
-        numbers = training.update()
-        stage.check_finite(training.done, {"log_loss": numbers["log_loss"]})
-        window.append(numbers)
-        bar.update()
-        if training.done % every and training.done < total:
-            continue
-        names = [name for name in ("log_loss", "entropy") if name in numbers]
-        values = {f"training_{n}": sum(w[n] for w in window) / len(window) for n in names}
-        stage.log(training.done, values)
-        window.clear()
-        due = training.done // every % LOGS_PER_CHECKPOINT == 0
-        if training.done < total and (due or stage.stopping):
-            stage.save(training.done, training.checkpoint())
-    bar.close()
+    make_updates(stage, training, total, average, RHYTHM, checked=checked)
     tensors = with_prefix("pool", training.env.pool._asdict())
     if training.agent is not None:
         tensors |= with_prefix("router", training.agent.model.state_dict())

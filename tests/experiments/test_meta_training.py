@@ -27,6 +27,7 @@ from metarl_lib.experiments.meta_training import (
     report_times,
     train_agent,
 )
+from metarl_lib.experiments.training_loop import Rhythm
 from metarl_lib.runs import DivergenceError, Run, Stage
 
 BOX = spaces.Box(np.array([-0.2, -0.1], np.float32), np.array([0.3, 0.1], np.float32))
@@ -250,8 +251,7 @@ def test_returns_are_averaged_over_the_updates_in_which_a_trial_ended() -> None:
 def _few_logs():
     """Eleven updates are logged after 3, 6, 9 and 11 of them, and kept after 6."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meta_training, "LOGS", 4)
-        patch.setattr(meta_training, "LOGS_PER_CHECKPOINT", 2)
+        patch.setattr(meta_training, "RHYTHM", Rhythm(logs=4, logs_per_checkpoint=2))
         patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
         patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
         patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed

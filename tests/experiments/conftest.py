@@ -1,10 +1,12 @@
 """What the tests of the experiments share: an open run, and small settings of each experiment."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from full_speed import full_speed
 
 from metarl_lib.runs import Run
 
@@ -17,6 +19,13 @@ class Settings:
     """Any frozen dataclass can be a run's configuration."""
 
     steps: int = 10
+
+
+@pytest.fixture(scope="module")
+def fast() -> Iterator[pytest.MonkeyPatch]:
+    """All runs of a module at full speed."""
+    with full_speed() as patch:
+        yield patch
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from full_speed import full_speed
 from plain_lives import rows_of, seeded
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
@@ -45,10 +46,7 @@ def finished(tmp_path_factory):
         starts[stage.name] = (tensors, env.env, own, (seed, index))
         return real(stage, env, model, own, seed, index)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
-        patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
+    with full_speed() as patch:
         patch.setattr(bandit, "EXACT", {(2, 4), (3, 4)})
         patch.setattr(bandit, "PROBED", PROBED)
         patch.setattr(bandit, "train_agent", train)

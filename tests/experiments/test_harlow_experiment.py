@@ -1,6 +1,5 @@
 """The experiment on Harlow's task: its measurements on scripted and on trained agents."""
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -28,14 +27,9 @@ SIGHT, REWARD = 9, 11
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _fast():
+def _short(fast):
     """Trials are cut off after 80 steps, which leaves nobody time who does not know the way."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
-        patch.setattr("metarl_lib.provenance._code_version", dict)
-        patch.setattr(harlow.TASK, "max_steps", STEPS)
-        yield
+    fast.setattr(harlow.TASK, "max_steps", STEPS)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from plain_pool import descend, error_of, layers_of
@@ -20,6 +19,8 @@ from metarl_lib.experiments.pool_variants import ALL, BASELINES, COSTLY, POOLS, 
 from metarl_lib.rules import Network
 from metarl_lib.runs import SCALES, Run, generator
 
+pytestmark = pytest.mark.usefixtures("fast")
+
 SMALL = replace(
     PRESETS["smoke"],
     rate=0.02, updates=6, rows=3, test_tasks=5, tuning_tasks=4, iterations=7, quick_iterations=5,
@@ -31,24 +32,11 @@ SMALL = replace(
 SEED = 4
 
 
-def fast_now(patch) -> None:
-    patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
-    patch.setattr("metarl_lib.provenance._code_version", dict)
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch) -> None:
-    fast_now(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("p") / "p"
-    with pytest.MonkeyPatch.context() as patch:
-        fast_now(patch)
-        run = Run.create(folder, "layer_pool", SMALL, scale="smoke", seed=SEED)
-        return run, layer_pool.run(SMALL, run)
+    run = Run.create(folder, "layer_pool", SMALL, scale="smoke", seed=SEED)
+    return run, layer_pool.run(SMALL, run)
 
 
 def values_of(rows) -> dict[tuple[str, str], float]:

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from plain_lives import rows_of
@@ -14,6 +13,8 @@ from metarl_lib.experiments.base import parse_field
 from metarl_lib.experiments.maml_sinusoid import CAP, EXPERIMENT, PRESETS, VARIANTS, Config
 from metarl_lib.rules import Network, mse
 from metarl_lib.runs import SCALES, DivergenceError, Run, generator
+
+pytestmark = pytest.mark.usefixtures("fast")
 
 SMALL = Config(
     hidden=6, iterations=7, tasks=3, judged=8, rate=0.02, large_rate=0.05, learning_rate_end=1e-3,
@@ -37,23 +38,12 @@ PLAIN = {
 """Every variant, written out."""
 
 
-@pytest.fixture(autouse=True)
-def fast(monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-    monkeypatch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
-    monkeypatch.setattr("metarl_lib.provenance._code_version", dict)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     run = Run.create(
         tmp_path_factory.mktemp("m") / "m", "maml_sinusoid", SMALL, scale="smoke", seed=4
     )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
-        patch.setattr("metarl_lib.provenance._code_version", dict)
-        return run, maml_sinusoid.run(SMALL, run)
+    return run, maml_sinusoid.run(SMALL, run)
 
 
 def test_every_variant_is_trained_from_the_same_weights_on_tasks_of_its_own(finished) -> None:

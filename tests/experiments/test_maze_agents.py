@@ -4,7 +4,6 @@ import math
 import re
 from dataclasses import replace
 
-import jaxtyping
 import pytest
 import torch
 from plain_lives import seeded
@@ -19,6 +18,8 @@ from metarl_lib.experiments.maze_agents import ENVS, VARIANTS
 from metarl_lib.experiments.meta_agents import parameters_of
 from metarl_lib.experiments.meta_training import play
 from metarl_lib.runs import Run
+
+pytestmark = pytest.mark.usefixtures("fast")
 
 N, GATED, HIDDEN, ENCODED = 5, 7, 6, 9
 SMALL = Config(
@@ -41,14 +42,6 @@ SEEING = {
     "metods-vanilla-S4", "metods-vanilla-S2", "metods-linear-S4-no-alpha", "gru", "maml",
     "maml-rates",
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        patch.setattr("metarl_lib.provenance._code_version", dict)
-        yield
 
 
 def heads(units):

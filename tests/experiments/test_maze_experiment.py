@@ -3,7 +3,6 @@
 from dataclasses import replace
 from itertools import combinations
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,8 @@ from metarl_lib.experiments.maze_readings import probed
 from metarl_lib.experiments.meta_training import last_logged
 from metarl_lib.oracles import maze as oracle
 from metarl_lib.runs import Run, generator
+
+pytestmark = pytest.mark.usefixtures("fast")
 
 TRAINED = ("metods-linear-S2", "gru-visible", "backpropamine")
 SMALL = Config(
@@ -43,15 +44,6 @@ THOROUGH = [
     *QUICK, *(f"return_{n}x{n}" for n in SIZES[2:]), "return_greedy", "return_without_reward",
     *(f"r2_{what}_{t}" for t in (10, 25, 50, 99) for what in ("target", "target_view", "position")),
 ]  # fmt: skip
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
-        patch.setattr("metarl_lib.provenance._code_version", dict)
-        yield
 
 
 @pytest.fixture(scope="module")

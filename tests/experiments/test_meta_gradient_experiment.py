@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import jaxtyping
 import pytest
 import torch
 from plain_lives import rows_of
@@ -12,16 +11,9 @@ from metarl_lib.experiments.meta_gradient import PRESETS, Config
 from metarl_lib.oracles.chains import best
 from metarl_lib.runs import Run
 
+pytestmark = pytest.mark.usefixtures("fast")
+
 SMALL = dataclasses.replace(PRESETS["smoke"], chain_variants=("mg", "mg-exact"), oracle_steps=3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _fast():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)
-        patch.setattr("metarl_lib.provenance._code_version", dict)
-        yield
 
 
 @pytest.fixture(scope="module")

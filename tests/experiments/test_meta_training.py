@@ -4,7 +4,6 @@ import math
 from dataclasses import replace
 from typing import NamedTuple
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -248,14 +247,9 @@ def test_returns_are_averaged_over_the_updates_in_which_a_trial_ended() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _few_logs():
+def _few_logs(fast):
     """Eleven updates are logged after 3, 6, 9 and 11 of them, and kept after 6."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meta_training, "RHYTHM", Rhythm(logs=4, logs_per_checkpoint=2))
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
-        patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
-        yield
+    fast.setattr(meta_training, "RHYTHM", Rhythm(logs=4, logs_per_checkpoint=2))
 
 
 def train(run, seed=0, model_seed=3):

@@ -1,6 +1,5 @@
 """Pools in training: a meta-iteration against its parts, routes that are learned, and resuming."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -22,12 +21,9 @@ from metarl_lib.experiments.pool_training import (
 from metarl_lib.rules.pool import Pool
 from metarl_lib.runs import DivergenceError
 
+pytestmark = pytest.mark.usefixtures("fast")
+
 SMALL = {"units": 5, "shots": 4, "queries": 6, "counts": (2, 3, 2)}
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def stream(seed: int = 0) -> torch.Generator:

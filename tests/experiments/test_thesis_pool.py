@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 
@@ -19,13 +18,10 @@ from metarl_lib.experiments.thesis_pool import (
 )
 from metarl_lib.rules import Network
 
+pytestmark = pytest.mark.usefixtures("fast")
+
 CURVE = (0, 2, 9)
 SHORT = {"timesteps": 24, "inner_steps": 2, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
-
-
-@pytest.fixture(autouse=True)
-def fast(monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def stream(seed: int = 0) -> torch.Generator:

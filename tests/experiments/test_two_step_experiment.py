@@ -6,6 +6,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
+from full_speed import full_speed
 from plain_lives import rows_of, seeded
 from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import Tensor
@@ -25,10 +26,7 @@ EFFECTS = ("reward", "transition", "interaction", "correct")
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     run = Run.create(tmp_path_factory.mktemp("t") / "t", "two_step", SMALL, scale="smoke", seed=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
-        patch.setattr("metarl_lib.metrics.Metrics.write_events", lambda metrics: None)  # for speed
-        patch.setattr("metarl_lib.provenance._code_version", dict)  # for speed
+    with full_speed():
         return run, two_step.run(SMALL, run)
 
 

@@ -2,9 +2,11 @@
 
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib
+import pytest
 import torch
 from jaxtyping import install_import_hook
 
@@ -23,3 +25,11 @@ torch.set_num_threads(1)
 # A shell that starts the tests in the background has them ignore Ctrl-C, which some of them send.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Numbers are float64 where nobody says otherwise."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -1,6 +1,7 @@
 """MAML as plain loops over tasks, steps and layers, in double precision, and small problems."""
 
 import torch
+from streams import stream
 from torch import Tensor
 
 from metarl_lib.datasets import Tasks
@@ -8,10 +9,6 @@ from metarl_lib.rules import Network, cross_entropy, half_mse, mse
 
 PHI = {"relu": torch.relu, "tanh": torch.tanh, None: lambda z: z}
 LOSSES = {"mse": mse, "half_mse": half_mse, "cross_entropy": cross_entropy}
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def randn(*shape: int, seed: int) -> Tensor:

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from streams import stream
 from torch.distributions import Independent, Normal, kl_divergence
 
 from metarl_lib.algos.context_encoder import (
@@ -14,10 +15,6 @@ from metarl_lib.algos.context_encoder import (
 )
 
 LATENT, NUMBERS = 3, 4
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from plain_epg import PlainLearner, PlainLoss
+from streams import stream
 from torch.nn.utils import vector_to_parameters
 
 from metarl_lib.algos import LifeSettings, Lives
@@ -44,18 +45,6 @@ class Walk:
 
 
 SMALL = {"steps": 30, "stretch": 10, "buffer": 21, "minibatch": 5, "hidden": 7, "test_episodes": 2}
-
-
-@pytest.fixture
-def double():
-    """Numbers of 64 bits: Adam's first steps are signs, which rounding can turn."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def some_losses(network: LossNetwork, count: int) -> torch.Tensor:
@@ -99,7 +88,10 @@ def test_losses_and_their_gradients_are_those_of_plain_networks() -> None:
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("normalise", [False, True])
 def test_lives_are_those_of_learners_that_live_alone(alpha, normalise, double) -> None:
-    """Rewards of every step, through three updates of two minibatches and two passes each."""
+    """Rewards of every step, through three updates of two minibatches and two passes each.
+
+    In numbers of 64 bits, because Adam's first steps are signs, which rounding can turn.
+    """
     settings = LifeSettings(
         **SMALL, passes=2, learner_rate=0.02, log_std=-0.3, normalise=normalise, clip=0.05
     )

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from streams import stream
 from torch import Tensor
 
 from metarl_lib.algos import PPO, Settings, Streams
@@ -18,10 +19,6 @@ from metarl_lib.experiments.meta_training import play
 H, ROWS, INPUTS = 3, 4, 2 + 3 + 2
 CHOICES, VECTORS = spaces.Discrete(3), spaces.Box(-1.0, 1.0, (3,), np.float32)
 SEEN = spaces.Box(-np.inf, np.inf, (INPUTS,), np.float32)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def agent_of(actions: spaces.Space, **options) -> MAMLPolicy:

@@ -2,14 +2,11 @@
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.algos.replay import Contexts, Replay, Transitions, subset
 
 S, A = 2, 1
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def numbered(first: int, rows: int, steps: int) -> Transitions:

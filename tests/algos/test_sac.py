@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from streams import stream
 from torch import nn
 from torch.distributions import Normal
 
@@ -17,10 +18,6 @@ from metarl_lib.algos.sac import (
     polyak,
     soft_target,
 )
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def double(*numbers: float) -> torch.Tensor:

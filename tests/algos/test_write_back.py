@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.algos.maml_by_hand import meta_gradient_by_hand
 from metarl_lib.algos.write_back import WAYS, route, write_back
@@ -16,10 +17,6 @@ TANH = torch.tensor([False, True, True, False, True])
 PLAN = Plan(LAYERS, RATES, STEPS, TANH)
 ROWS = len(LAYERS)
 LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pool_of() -> Pool:

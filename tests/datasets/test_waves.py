@@ -3,15 +3,11 @@
 import math
 
 import pytest
-import torch
+from streams import stream
 
 from metarl_lib.datasets import Family
 from metarl_lib.datasets.sinusoids import sinusoid_tasks
 from metarl_lib.datasets.waves import SHAPES, WaveFamily
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def value(shape: str, t: float) -> float:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.atari import Atari
 
@@ -12,10 +13,6 @@ needs_ale = pytest.mark.skipif(
     find_spec("ale_py") is None,
     reason="the extra atari is missing: pip install 'metarl_lib[atari]'",
 )
-
-
-def stream(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @needs_ale

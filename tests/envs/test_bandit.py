@@ -7,16 +7,13 @@ import pytest
 import torch
 from plain_tasks import PlainBandit, close, same, twin
 from scipy import stats
+from streams import stream
 
 from metarl_lib.envs.bandit import KINDS, LOW, Bandit, BanditTasks
 
 ROWS, STEPS = 7, 12
 CASES = [(kind, 4 if kind in ("bernoulli", "gaussian") else 2) for kind in KINDS]
 CONTINUOUS = [case for case in CASES if case[0] not in LOW]
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def within(values: torch.Tensor, expected: float, errors: float = 4.0) -> None:

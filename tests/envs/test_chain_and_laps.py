@@ -3,15 +3,12 @@
 import pytest
 import torch
 from plain_tasks import twin
+from streams import stream
 
 from metarl_lib.envs.chain import Chain
 from metarl_lib.envs.laps import Laps
 
 ROWS = 3
-
-
-def stream(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("kind", ["noise", "alias"])

@@ -4,14 +4,11 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.classic_control import Acrobot, CartPole
 
 PAIRS = [(CartPole, "CartPole-v1"), (Acrobot, "Acrobot-v1")]
-
-
-def stream(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("make", "name"), PAIRS)

@@ -3,14 +3,11 @@
 import pytest
 import torch
 from plain_tasks import twin
+from streams import stream
 
 from metarl_lib.envs.grid_games import Catch, Dodge
 
 ROWS = 5
-
-
-def stream(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_catch_is_the_plain_game() -> None:

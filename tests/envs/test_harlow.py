@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from plain_tasks import PlainHarlow, close, same, twin
+from streams import stream
 
 from metarl_lib.envs.harlow import Harlow, HarlowTasks
 from metarl_lib.envs.harlow_strategies import (
@@ -19,10 +20,6 @@ from metarl_lib.envs.harlow_strategies import (
 
 ROWS = 24
 LEFT, RIGHT = 0, 1
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def within(values: torch.Tensor, expected: float) -> None:

@@ -9,6 +9,7 @@ import torch
 from gymnasium.utils.env_checker import check_env as check_gymnasium
 from plain_pool import PlainFewShot
 from stable_baselines3.common.env_checker import check_env as check_sb3
+from streams import stream
 from torch import Tensor
 
 from metarl_lib.datasets import NWayFamily, SinusoidFamily, Tasks
@@ -48,10 +49,6 @@ CASES = {
     "labels": {"family": Labels(), "stop": True},
 }
 SMALL = {"units": 6, "shots": 4, "queries": 5}
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def made(name: str) -> LayerPool:

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from plain_pool import PlainThesis
+from streams import stream
 from torch import Tensor
 
 from metarl_lib.envs.adapters import SingleEnv
@@ -14,10 +15,6 @@ from metarl_lib.rules import Network
 from metarl_lib.rules.adam import adam
 
 BOUNDS = [[0.01 * (k + 1), 1.0 + k] for k in range(7)]
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def plain_of(env: ThesisLayerPool, state, row: int, bounds, scaling: str) -> PlainThesis:

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from scipy import stats
+from streams import stream
 
 from metarl_lib.envs.locomotion import AntDir, CheetahDir, CheetahVel, Robot, RobotTasks
 
@@ -15,18 +16,6 @@ pytest.importorskip(
 
 ROWS, SECONDS = 6, 0.05
 EVERY = pytest.mark.parametrize("kind", [AntDir, CheetahDir, CheetahVel])
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def double():
-    """Observations and rewards in float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def plain_reward(env: Robot, goal: list[float], before, after, action: list[float]) -> tuple:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from streams import stream
 
 from metarl_lib.envs.locomotion import AntDir, CheetahDir, Robot, RobotTasks
 
@@ -22,18 +23,6 @@ PEERS = {
     CheetahDir: ("HalfCheetah-v5", {}),
 }  # fmt: skip
 BOTH = pytest.mark.parametrize("kind", PEERS)
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-@pytest.fixture
-def double():
-    """Observations and rewards in float64."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def peer(kind: type[Robot], warm_start: bool = False):

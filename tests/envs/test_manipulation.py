@@ -6,6 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.manipulation import Manipulation, ManipulationTasks
 from metarl_lib.envs.sawyer import Robots, Sawyer, benchmark_tasks
@@ -31,10 +32,6 @@ POLICIES = {
     "basketball-v3": policies.SawyerBasketballV3Policy,
     "sweep-into-v3": policies.SawyerSweepIntoV3Policy,
 }
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @cache

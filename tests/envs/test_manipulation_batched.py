@@ -7,6 +7,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.algos import PPO, ActorCritic, Settings, Streams
 from metarl_lib.cores import GRU
@@ -21,10 +22,6 @@ pytest.importorskip(
 pytestmark = pytest.mark.xdist_group("metaworld")
 
 ROWS = 5
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @cache

@@ -8,6 +8,7 @@ import torch
 from plain_maze import PlainMaze, drawn_maze
 from plain_tasks import close, same, twin
 from scipy import stats
+from streams import stream
 
 from metarl_lib.envs.base import map_tree
 from metarl_lib.envs.maze import Maze, MazeTasks, fixed_tasks
@@ -19,10 +20,6 @@ ROOM = """
 ...
 T#.
 """
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tasks_of(text: str, count: int = 1) -> MazeTasks:

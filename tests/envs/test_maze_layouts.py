@@ -6,16 +6,13 @@ import pytest
 import torch
 from plain_tasks import twin
 from scipy import stats
+from streams import stream
 
 from metarl_lib.envs.maze_layouts import layouts, touching
 
 SIZES = {2: 300, 3: 400, 4: 400, 6: 400, 8: 300, 10: 300, 16: 150}
 SIDES = ((-1, 0), (1, 0), (0, -1), (0, 1))
 Cells = set[tuple[int, int]]
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def cells_of(maze: list[list[bool]]) -> Cells:

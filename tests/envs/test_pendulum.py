@@ -5,12 +5,9 @@ import math
 import gymnasium
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.pendulum import Pendulum, PendulumState, PendulumTasks
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_the_default_is_gymnasiums_pendulum_step_by_step() -> None:

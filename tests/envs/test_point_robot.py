@@ -6,14 +6,11 @@ import pytest
 import torch
 from plain_tasks import PlainPoint, close, same
 from scipy import stats
+from streams import stream
 
 from metarl_lib.envs.point_robot import PointRobot
 
 ROWS = 9
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("goals", ["circle", "square"])

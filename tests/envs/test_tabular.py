@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.envs.tabular import Tabular
@@ -11,10 +12,6 @@ P = torch.tensor([[[0.7, 0.3, 0.0], [1.0, 0.0, 0.0]], [[0.0, 0.6, 0.4], [0.2, 0.
 P = torch.cat([P, torch.tensor([[[0.1, 0.0, 0.9], [0.25, 0.25, 0.5]]])])
 R = torch.tensor([[2.0, -1.0], [1.5, -0.5], [0.0, -2.0]])
 START = torch.tensor([0.5, 0.2, 0.3])
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def make(**options) -> Tabular:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from streams import stream
 from torch import Tensor
 
 from metarl_lib.envs.bandit import Bandit
@@ -65,10 +66,6 @@ def each(makers):
 TENSORS, BODIES = in_trials(ENVS), in_trials(ROBOTS)
 FIXED = {name: make for name, make in (TENSORS | BODIES).items() if "harlow" not in name}
 EVERY = pytest.mark.parametrize("make", each(TENSORS | BODIES))
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def some_action(env, generator, rows=ROWS) -> Tensor:

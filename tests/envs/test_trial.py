@@ -7,6 +7,7 @@ import pytest
 import torch
 from gymnasium import spaces
 from plain_tasks import PlainBandit, PlainHarlow, PlainPoint, PlainTrial, close, same, twin
+from streams import stream
 from toys import KICKS, Toy
 
 from metarl_lib.envs.bandit import Bandit
@@ -16,10 +17,6 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
 
 ROWS = 6
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def one_hot(count: int):

@@ -5,15 +5,12 @@ import math
 import pytest
 import torch
 from plain_tasks import PlainTwoStep, close, same, twin
+from streams import stream
 
 from metarl_lib.envs.base import where_rows
 from metarl_lib.envs.two_step import TwoStep, TwoStepTasks
 
 ROWS = 16
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def within(values: torch.Tensor, expected: float) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.algos import Lives
 from metarl_lib.algos.loss_network import LossNetwork
@@ -15,10 +16,6 @@ from metarl_lib.experiments.epg_tasks import TASKS, episode_returns, steps_to_so
 from metarl_lib.runs import Run
 
 SMOKE = epg.PRESETS["smoke"]
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_goals_outside_lie_on_the_other_half() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.point_robot import PointRobot, PointTasks
 from metarl_lib.envs.trial import Trial
@@ -21,10 +22,6 @@ from metarl_lib.runs import DivergenceError, Run, generator
 
 SMALL = replace(pearl.PRESETS["smoke"], goal_radius=0.6, test_tasks=30)
 SEED = 3
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_what_is_read_off_episodes() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.algos import Settings, Streams
 from metarl_lib.algos.write_back import write_back
@@ -24,10 +25,6 @@ from metarl_lib.runs import DivergenceError
 pytestmark = pytest.mark.usefixtures("fast")
 
 SMALL = {"units": 5, "shots": 4, "queries": 6, "counts": (2, 3, 2)}
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def streams(seed: int = 0) -> Streams:

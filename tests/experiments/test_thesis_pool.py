@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool
 from metarl_lib.experiments import thesis_pool
@@ -22,10 +23,6 @@ pytestmark = pytest.mark.usefixtures("fast")
 
 CURVE = (0, 2, 9)
 SHORT = {"timesteps": 24, "inner_steps": 2, "n_steps": 8, "batch_size": 8, "n_epochs": 1}
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def losses_of(visits: Visits, task: int, **options) -> tuple[list[list[float]], object]:

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from streams import stream
 from torch.overrides import TorchFunctionMode
 
 from metarl_lib.envs.maze import Maze, MazeTasks, fixed_tasks
@@ -20,10 +21,6 @@ from metarl_lib.oracles.maze import (
 
 SIDES = ((-1, 0), (1, 0), (0, -1), (0, 1))  # up, down, to the left, to the right
 Cell = tuple[int, int]
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def tasks_of(text: str, count: int = 1) -> MazeTasks:

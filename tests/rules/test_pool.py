@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from streams import stream
 
 from metarl_lib.rules import Network, cross_entropy, mse
 from metarl_lib.rules.pool import (
@@ -19,10 +20,6 @@ TANH = torch.tensor([False, True, True, False, True])
 STEPS = torch.tensor([3, 0, 1, 2, 3])
 RATES = torch.tensor([0.1, 0.2, 0.05, 0.01, 0.3], dtype=torch.float64)
 ROWS, SAMPLES = len(LAYERS), 6
-
-
-def stream(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def pool_of(classes: int = 2):

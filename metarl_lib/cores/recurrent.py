@@ -12,12 +12,53 @@ from torch.nn.utils.rnn import PackedSequence
 from metarl_lib.cores.base import Core, State, where_reset
 
 
-class GRU(Core):
+class Fused(Core):
+    """A cell with a fused kernel in PyTorch, `cell`, for many steps of many rows at once."""
+
+    cell: Any
+
+    def run(
+        self, xs: Tensor | PackedSequence, state: State
+    ) -> tuple[Tensor | PackedSequence, State]:
+        """The fused kernel on inputs without resets."""
+        raise NotImplementedError
+
+    def scan(
+        self,
+        xs: Float[Tensor, "T B I"],
+        state: State,
+        resets: Bool[Tensor, "T B"] | None = None,
+    ) -> tuple[Float[Tensor, "T B O"], State]:
+        """T steps of every row by few calls of the fused kernel.
+
+        Where rows are reset in the middle, they are cut there, and the pieces go through the kernel
+        side by side as one packed sequence, each from the memory that it starts with.
+        """
+        if resets is not None and bool(resets[0].any()):
+            state = where_reset(resets[0], self.initial_state(xs.shape[1]), state)
+        if resets is None or not bool(resets[1:].any()):
+            ys, state = self.run(xs, state)
+            assert isinstance(ys, Tensor)
+            return ys, state
+        pieces = cut(resets)
+        count = len(pieces.row)
+        carried = tuple(s[pieces.row] for s in state)
+        start = where_reset(pieces.start > 0, self.initial_state(count), carried)
+        packed = PackedSequence(xs.flatten(0, 1)[pieces.places], pieces.sizes)
+        ys, ends = self.run(packed, start)
+        assert isinstance(ys, PackedSequence)
+        back = torch.empty_like(pieces.places)
+        back[pieces.places] = torch.arange(len(back), device=back.device)
+        out = ys.data[back].unflatten(0, xs.shape[:2])
+        return out, tuple(end[pieces.last] for end in ends)
+
+
+class GRU(Fused):
     """Gated recurrent unit of PyTorch; its memory is h `[B, O]`, zero at the start."""
 
     def __init__(self, input_size: int, num_units: int) -> None:
         super().__init__(input_size, num_units)
-        self.cell: Any = nn.GRU(input_size, num_units)
+        self.cell = nn.GRU(input_size, num_units)
 
     def initial_state(self, batch: int) -> State:
         """h = 0."""
@@ -28,15 +69,6 @@ class GRU(Core):
         h = torch.gru_cell(x, state[0], *_weights(self.cell))
         return h, (h,)
 
-    def scan(
-        self,
-        xs: Float[Tensor, "T B I"],
-        state: State,
-        resets: Bool[Tensor, "T B"] | None = None,
-    ) -> tuple[Float[Tensor, "T B O"], State]:
-        """T steps in PyTorch's fused kernel; see `_fused`."""
-        return _fused(self, xs, state, resets)
-
     def run(
         self, xs: Tensor | PackedSequence, state: State
     ) -> tuple[Tensor | PackedSequence, State]:
@@ -45,12 +77,12 @@ class GRU(Core):
         return ys, (h[0],)
 
 
-class LSTM(Core):
+class LSTM(Fused):
     """Long short-term memory of PyTorch; its memory is (h, c), each `[B, O]`, zero at the start."""
 
     def __init__(self, input_size: int, num_units: int) -> None:
         super().__init__(input_size, num_units)
-        self.cell: Any = nn.LSTM(input_size, num_units)
+        self.cell = nn.LSTM(input_size, num_units)
 
     def initial_state(self, batch: int) -> State:
         """h = c = 0."""
@@ -61,15 +93,6 @@ class LSTM(Core):
         """One step; the output is h."""
         h, c = torch.lstm_cell(x, state, *_weights(self.cell))
         return h, (h, c)
-
-    def scan(
-        self,
-        xs: Float[Tensor, "T B I"],
-        state: State,
-        resets: Bool[Tensor, "T B"] | None = None,
-    ) -> tuple[Float[Tensor, "T B O"], State]:
-        """T steps in PyTorch's fused kernel; see `_fused`."""
-        return _fused(self, xs, state, resets)
 
     def run(
         self, xs: Tensor | PackedSequence, state: State
@@ -119,30 +142,3 @@ def cut(resets: Bool[Tensor, "T B"]) -> Pieces:
     return Pieces(
         row.to(device), start.to(device), places.to(device), reached.sum(1), last.to(device)
     )
-
-
-def _fused(
-    core: GRU | LSTM, xs: Tensor, state: State, resets: Tensor | None
-) -> tuple[Tensor, State]:
-    """A scan by few calls of the fused kernel.
-
-    Where rows are reset in the middle, they are cut there, and the pieces go through the kernel
-    side by side as one packed sequence, each from the memory that it starts with.
-    """
-    if resets is not None and bool(resets[0].any()):
-        state = where_reset(resets[0], core.initial_state(xs.shape[1]), state)
-    if resets is None or not bool(resets[1:].any()):
-        ys, state = core.run(xs, state)
-        assert isinstance(ys, Tensor)
-        return ys, state
-    pieces = cut(resets)
-    count = len(pieces.row)
-    carried = tuple(s[pieces.row] for s in state)
-    start = where_reset(pieces.start > 0, core.initial_state(count), carried)
-    packed = PackedSequence(xs.flatten(0, 1)[pieces.places], pieces.sizes)
-    ys, ends = core.run(packed, start)
-    assert isinstance(ys, PackedSequence)
-    back = torch.empty_like(pieces.places)
-    back[pieces.places] = torch.arange(len(back), device=back.device)
-    out = ys.data[back].unflatten(0, xs.shape[:2])
-    return out, tuple(end[pieces.last] for end in ends)

@@ -128,10 +128,9 @@ def run(config: Config, run: Run) -> list[Row]:
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """What the agents that every seed trains do as they are, from the published ones."""
     rows: list[Row] = []
-    for variant in config.variants:
-        if variant not in config.costly:
-            agent = agent_of(config, tensors, variant)
-            rows += _rows(config, variant, as_it_is(config, seed, agent))
+    for variant in config.in_every_seed:
+        agent = agent_of(config, tensors, variant)
+        rows += _rows(config, variant, as_it_is(config, seed, agent))
     return rows
 
 

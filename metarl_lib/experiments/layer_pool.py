@@ -105,8 +105,7 @@ def run(config: Config, run: Run) -> list[Row]:
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """The tests of what every seed trains, again, from the published pools and weights."""
-    variants = [v for v in config.variants if v not in config.costly]
-    return measured(config, seed, tensors, variants)
+    return measured(config, seed, tensors, config.in_every_seed)
 
 
 def measured(

@@ -35,6 +35,11 @@ class Variants:
             for variant in getattr(self, name):
                 look_up(name, variant, known)
 
+    @property
+    def in_every_seed(self) -> list[str]:
+        """The agents that every run trains."""
+        return [v for v in self.variants if v not in self.costly]
+
     def trained(self, seed: int) -> list[str]:
         """The agents that a run with this root seed trains."""
         return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]

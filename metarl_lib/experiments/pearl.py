@@ -217,10 +217,9 @@ def train(config: Config, run: Run, variant: str) -> None:
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """What the agents that every seed trains earn, from the published ones."""
     rows: list[Row] = []
-    for variant in config.variants:
-        if variant not in config.costly:
-            episodes = lives(config, seed, agent_of(config, tensors, variant), variant)
-            rows += _rows(config, variant, _at_each(config, episodes))
+    for variant in config.in_every_seed:
+        episodes = lives(config, seed, agent_of(config, tensors, variant), variant)
+        rows += _rows(config, variant, _at_each(config, episodes))
     return rows
 
 

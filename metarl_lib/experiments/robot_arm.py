@@ -168,11 +168,10 @@ def run(benchmark: str, config: Config, run: Run) -> list[Row]:
 def evaluate(benchmark: str, config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """The successes of the published agents in test tasks."""
     rows: list[Row] = []
-    for variant in config.variants:
-        if variant not in config.costly:
-            agent = agent_of(benchmark, config, tensors, variant)
-            found = outcomes(*live(benchmark, config, seed, agent, "test"), config.episodes)
-            rows += _rows(config, variant, {f"test_{k}": v for k, v in found.items()})
+    for variant in config.in_every_seed:
+        agent = agent_of(benchmark, config, tensors, variant)
+        found = outcomes(*live(benchmark, config, seed, agent, "test"), config.episodes)
+        rows += _rows(config, variant, {f"test_{k}": v for k, v in found.items()})
     return rows
 
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from metarl_lib.algos import ActorCritic, Agent, MAMLPolicy
+from metarl_lib.algos import ActorCritic, Agent, MAMLPolicy, Settings
 from metarl_lib.cores import GRU, Core, MetODS
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments.base import check_positive
+from metarl_lib.experiments.base import check_positive, option
 from metarl_lib.rules.checks import look_up
 
 Build = Callable[[Any, Trial], Agent]
@@ -43,6 +44,39 @@ class Variants:
     def trained(self, seed: int) -> list[str]:
         """The agents that a run with this root seed trains."""
         return [v for v in self.variants if seed < self.costly_seeds or v not in self.costly]
+
+
+@dataclass(frozen=True)
+class RobotAgents(Variants, Settings):
+    """Fields of an experiment whose agents steer a robot."""
+
+    epochs: int = option(4, "passes over a segment")
+    minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
+    learning_rate: float = option(1e-3, "learning rate of MetODS at the start")
+    gru_learning_rate: float = option(3e-3, "learning rate of the GRU at the start")
+    maml_learning_rate: float = option(1e-3, "learning rate of MAML at the start")
+    discount: float = option(0.99, "discount of future rewards")
+    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
+    log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
+    encoder_units: int = option(64, "units of the layer between what is seen and the memory")
+    num_units: int = option(32, "units of the layer that rewrites its weights")
+    maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
+    maml_horizon: int = option(100, "steps between two of its gradient steps")
+    maml_rate: float = option(0.1, "size of its gradient steps at the start; they are learned")
+    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
+    costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(
+            self, "encoder_units", "num_units", "maml_units", "maml_horizon", "maml_rate",
+            "gru_learning_rate", "maml_learning_rate",
+        )  # fmt: skip
+
+    @property
+    def agent_options(self) -> dict[str, Any]:
+        """What every agent is told beside its sizes."""
+        return {"value_unit": None, "normalise": True, "log_std": self.log_std}
 
 
 def with_core(make: CoreOf, *, encoded: bool = True) -> Build:

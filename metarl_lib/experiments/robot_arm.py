@@ -10,13 +10,13 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from metarl_lib.algos import Agent, Settings
+from metarl_lib.algos import Agent
 from metarl_lib.envs.manipulation import Manipulation
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_agents import (
     Build,
-    Variants,
+    RobotAgents,
     maml,
     matched_gru,
     metods,
@@ -43,50 +43,27 @@ AGENTS: dict[str, Build] = {
 
 
 @dataclass(frozen=True)
-class Config(Variants, Settings):
+class Config(RobotAgents):
     """Fields of an experiment on Meta-World. A segment is an episode at full scale."""
 
     rows: int = option(20, "arms side by side")
     segment: int = option(500, "steps of every row between two updates")
     updates: int = option(300, "segments that are collected and learned from")
-    epochs: int = option(4, "passes over a segment")
-    minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
-    learning_rate: float = option(1e-3, "learning rate of MetODS at the start")
-    gru_learning_rate: float = option(3e-3, "learning rate of the GRU at the start")
-    maml_learning_rate: float = option(1e-3, "learning rate of MAML at the start")
-    discount: float = option(0.99, "discount of future rewards")
     entropy: float = option(0.002, "weight of the policy's entropy at the start")
-    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
     steps: int = option(500, "steps of an episode")
     episodes: int = option(10, "episodes of a trial, over which memory is carried")
     reward: str = option("v2", "version of Meta-World's rewards, v1 or v2")
     task_seed: int = option(0, "seed of Meta-World's tasks")
-    log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
-    encoder_units: int = option(64, "units of the layer between what is seen and the memory")
-    num_units: int = option(32, "units of the layer that rewrites its weights")
-    maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
     maml_horizon: int = option(500, "steps between two of its gradient steps")
-    maml_rate: float = option(0.1, "size of its gradient steps at the start; they are learned")
-    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
     workers: int = option(1, "processes that share the arms")
     variants: tuple[str, ...] = option(tuple(AGENTS), "agents to train")
     costly: tuple[str, ...] = option((), "those of them that few seeds train")
-    costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
     test_trials: int = option(100, "trials of a test, of each split's tasks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(
-            self, "steps", "episodes", "encoder_units", "num_units", "maml_units",
-            "maml_horizon", "maml_rate", "gru_learning_rate", "maml_learning_rate", "workers",
-            "test_trials",
-        )  # fmt: skip
+        check_positive(self, "steps", "episodes", "workers", "test_trials")
         self.check_variants(AGENTS)
-
-    @property
-    def agent_options(self) -> dict[str, Any]:
-        """What every agent is told beside its sizes."""
-        return {"value_unit": None, "normalise": True, "log_std": self.log_std}
 
 
 PRESETS = {

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl_lib.algos import Agent, Settings
+from metarl_lib.algos import Agent
 from metarl_lib.envs.locomotion import Robot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_agents import (
     Build,
-    Variants,
+    RobotAgents,
     maml,
     matched_gru,
     metods,
@@ -57,45 +57,22 @@ def variants(outputs: int) -> dict[str, Variant]:
 
 
 @dataclass(frozen=True)
-class Config(Variants, Settings):
+class Config(RobotAgents):
     """Fields of an experiment on a robot. A segment is a whole trial."""
 
     rows: int = option(64, "robots side by side")
     segment: int = option(200, "steps of a trial, after each of which is learned")
     updates: int = option(782, "segments that are collected and learned from")
-    epochs: int = option(4, "passes over a segment")
-    minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
-    learning_rate: float = option(1e-3, "learning rate of MetODS at the start")
-    gru_learning_rate: float = option(3e-3, "learning rate of the GRU at the start")
-    maml_learning_rate: float = option(1e-3, "learning rate of MAML at the start")
-    discount: float = option(0.99, "discount of future rewards")
     entropy: float = option(0.0, "weight of the policy's entropy at the start")
-    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
     whole_trials: bool = option(True, "start a new trial in every row with each segment")
-    log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
-    encoder_units: int = option(64, "units of the layer between what is seen and the memory")
-    num_units: int = option(32, "units of the layer that rewrites its weights")
-    maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
-    maml_horizon: int = option(100, "steps between two of its gradient steps")
-    maml_rate: float = option(0.1, "size of its gradient steps at the start; they are learned")
-    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
     variants: tuple[str, ...] = option(tuple(variants(1)), "agents to train")
     costly: tuple[str, ...] = option(("told",), "those that few seeds train")
-    costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
     test_trials: int = option(400, "trials of a test, of tasks never trained on where there are")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(
-            self, "encoder_units", "num_units", "maml_units", "maml_horizon", "maml_rate",
-            "gru_learning_rate", "maml_learning_rate", "test_trials",
-        )  # fmt: skip
+        check_positive(self, "test_trials")
         self.check_variants(variants(1))
-
-    @property
-    def agent_options(self) -> dict[str, Any]:
-        """What every agent is told beside its sizes."""
-        return {"value_unit": None, "normalise": True, "log_std": self.log_std}
 
 
 PRESETS = {

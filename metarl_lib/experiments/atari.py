@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metarl_lib.algos import MetaGradient, Streams
+from metarl_lib.algos import MetaGradient
 from metarl_lib.algos.feed_forward import FeedForward
 from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
 from metarl_lib.envs.atari import Atari, import_ale
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_control import averaged
-from metarl_lib.experiments.meta_training import load_agent, make_model, with_logged
-from metarl_lib.runs import Row, Run, Stage, generator
+from metarl_lib.experiments.meta_training import load_agent, make_model, streams_of, with_logged
+from metarl_lib.runs import Row, Run, Stage
 
 NAME = "atari"
 METHODS: dict[str, dict[str, Any]] = {
@@ -103,7 +103,7 @@ def train(stage: Stage, config: Config, game: str, method: str, seed: int) -> No
     own = {field.name: getattr(config, field.name) for field in fields(MetaSettings)}
     settings = MetaSettings(**(own | METHODS[method]))
     index = 50 + list(METHODS).index(method)
-    streams = Streams(*(generator(seed, kind, index) for kind in Streams._fields))
+    streams = streams_of(seed, index)
     env = Atari(game, config.pixels, config.threads)
     model = make_agent(config, game, method, seed)
     training = MetaGradient(env, model, settings, streams)

@@ -28,6 +28,7 @@ from metarl_lib.experiments.meta_training import (
     load_agent,
     make_model,
     play,
+    result_rows,
     train_agent,
 )
 from metarl_lib.experiments.sb3_recurrent import SB3Agent, train_recurrent_ppo
@@ -130,7 +131,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     rows: list[Row] = []
     for variant in config.in_every_seed:
         agent = agent_of(config, tensors, variant)
-        rows += _rows(config, variant, as_it_is(config, seed, agent))
+        rows += result_rows(config, variant, as_it_is(config, seed, agent))
     return rows
 
 
@@ -160,7 +161,7 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
     values["return_without_reward"] = _trial(config, seed, agent, env=blind)[0].returns
     if isinstance(agent, ActorCritic):
         values["parameters"] = float(parameters_of(agent))
-    return _rows(config, variant, values)
+    return result_rows(config, variant, values)
 
 
 def as_it_is(config: Config, seed: int, agent: Any) -> dict[str, float | Tensor]:
@@ -181,11 +182,6 @@ def as_it_is(config: Config, seed: int, agent: Any) -> dict[str, float | Tensor]
     ):  # fmt: skip
         values[f"correct_{name}"] = right[1:, part].mean() if part.any() else 0.0
     return values
-
-
-def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
-    budget = config.rows * config.segment * config.updates
-    return [row(variant, metric, value, budget) for metric, value in values.items()]
 
 
 def _trial(

@@ -14,7 +14,7 @@ from metarl_lib.algos.checkpoints import with_prefix
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.layer_pool import LayerPool
 from metarl_lib.experiments.base import Experiment, row
-from metarl_lib.experiments.meta_training import last_logged
+from metarl_lib.experiments.meta_training import last_logged, streams_of
 from metarl_lib.experiments.pool_baselines import Baseline, baseline_values, train_baseline
 from metarl_lib.experiments.pool_readings import (
     Values,
@@ -38,7 +38,6 @@ from metarl_lib.experiments.pool_variants import (
     family_of,
     make_env,
     start,
-    streams_of,
     trained_pool,
     updates_of,
 )

@@ -21,6 +21,7 @@ from metarl_lib.experiments.meta_training import (
     load_agent,
     make_model,
     play,
+    result_rows,
     train_agent,
 )
 from metarl_lib.oracles import maze as oracle
@@ -118,7 +119,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     rows: list[Row] = []
     for variant in config.in_every_seed:
         rewards = walk(config, seed, agent_of(config, tensors, variant), variant)
-        rows += _rows(config, variant, earned(rewards))
+        rows += result_rows(config, variant, earned(rewards))
     return rows
 
 
@@ -156,7 +157,7 @@ def test(config: Config, seed: int, agent: Agent, variant: str) -> list[Row]:
         env, stream = ENVS[VARIANTS[variant].target], generator(seed, "evaluation", 3000)
         tasks = env.sample_tasks(2 * config.test_trials, stream, "test")
         found |= probed(env, agent, tasks, stream)
-    return _rows(config, variant, found)
+    return result_rows(config, variant, found)
 
 
 def walk(
@@ -207,11 +208,6 @@ def by_hand(config: Config, seed: int) -> list[Row]:
             for metric, value in values.items()
         ]
     return rows
-
-
-def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
-    budget = config.rows * config.segment * config.updates
-    return [row(variant, metric, value, budget) for metric, value in values.items()]
 
 
 EXPERIMENT = Experiment(

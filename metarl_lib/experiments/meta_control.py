@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl_lib.algos import MetaGradient, Streams
+from metarl_lib.algos import MetaGradient
 from metarl_lib.algos.feed_forward import FeedForward
 from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
 from metarl_lib.envs.classic_control import Acrobot, CartPole
 from metarl_lib.envs.grid_games import Catch, Dodge
 from metarl_lib.envs.laps import Laps
 from metarl_lib.experiments.base import row
-from metarl_lib.experiments.meta_training import load_agent, make_model, play
+from metarl_lib.experiments.meta_training import load_agent, make_model, play, streams_of
 from metarl_lib.experiments.training_loop import Rhythm, make_updates
 from metarl_lib.runs import Row, Stage, generator
 
@@ -110,7 +110,7 @@ def train(stage: Stage, config: Any, name: str, seed: int) -> None:
         return
     plan = variants(config)[name]
     s, index = plan.settings, TASKS.index(plan.task)
-    streams = Streams(*(generator(seed, kind, 100 + index) for kind in Streams._fields))
+    streams = streams_of(seed, 100 + index)
     model = make_agent(config, name, seed)
     training = MetaGradient(make_env(config, plan.task, seed), model, s, streams)
     sums = torch.zeros(4, dtype=torch.float64)  # of returns and numbers, in all and at the end

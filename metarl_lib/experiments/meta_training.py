@@ -34,6 +34,11 @@ def make_model(make: Callable[[], AgentT], seed: int, index: int) -> AgentT:
         return make()
 
 
+def streams_of(seed: int, index: int) -> Streams:
+    """The random streams of a training; the index tells the trainings of a run apart."""
+    return Streams(*(generator(seed, name, index) for name in Streams._fields))
+
+
 def train_agent(
     stage: Stage, env: BatchedEnv, model: Agent, settings: Settings, seed: int, index: int
 ) -> None:
@@ -57,8 +62,7 @@ def train_agent(
     if stage.finished:
         model.load_state_dict(stage.tensors)
         return
-    streams = Streams(*(generator(seed, name, index) for name in Streams._fields))
-    training = PPO(env, model, settings, streams)
+    training = PPO(env, model, settings, streams_of(seed, index))
     if stage.tensors:
         training.restore(stage.tensors)
     size = settings.rows * settings.segment
@@ -97,6 +101,12 @@ def with_logged(rows: list[Row], run: Run) -> list[Row]:
     """Results, and the last number of every curve that is not among them."""
     known = {(r["variant"], r["metric"]) for r in rows}
     return rows + [r for r in last_logged(run) if (r["variant"], r["metric"]) not in known]
+
+
+def result_rows(config: Settings, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
+    """A result for each number of an agent; the budget is the environment steps it learned from."""
+    budget = config.rows * config.segment * config.updates
+    return [row(variant, metric, value, budget) for metric, value in values.items()]
 
 
 class Played(NamedTuple):

@@ -12,11 +12,12 @@ from gymnasium import spaces
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl_lib.algos import PEARL, PEARLAgent, PEARLSettings, Streams
+from metarl_lib.algos import PEARL, PEARLAgent, PEARLSettings
 from metarl_lib.algos.pearl_agent import Lesson
 from metarl_lib.envs.base import BoundedEnv, Step
 from metarl_lib.envs.trial import Trial
-from metarl_lib.runs import Stage, generator
+from metarl_lib.experiments.meta_training import streams_of
+from metarl_lib.runs import Stage
 
 LOGS, CHECKPOINTS = 100, 8
 """Points of a learning curve, and how often a training is kept on its way."""
@@ -115,8 +116,7 @@ def train_pearl(
     if stage.finished:
         model.load_state_dict(stage.tensors)
         return
-    streams = Streams(*(generator(seed, name, index) for name in Streams._fields))
-    training = PEARL(env, model, settings, streams, lesson)
+    training = PEARL(env, model, settings, streams_of(seed, index), lesson)
     if stage.tensors:
         training.restore(stage.tensors)
     every = max(1, math.ceil(settings.iterations / LOGS))

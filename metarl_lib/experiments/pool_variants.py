@@ -185,11 +185,6 @@ def trained_pool(
     return env, router
 
 
-def streams_of(seed: int, index: int) -> Streams:
-    """The streams of one training."""
-    return Streams(*(generator(seed, name, index) for name in Streams._fields))
-
-
 def baseline_of(config: Config, variant: str) -> Baseline:
     """A learner of initial weights, as the configuration wants it."""
     kind, digits = variant.split("-")[0], variant.endswith(FEW)

@@ -13,7 +13,7 @@ from torch import Tensor
 from metarl_lib.algos import Agent
 from metarl_lib.envs.manipulation import Manipulation
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.base import Experiment, check_positive, option
 from metarl_lib.experiments.meta_agents import (
     Build,
     RobotAgents,
@@ -28,6 +28,7 @@ from metarl_lib.experiments.meta_training import (
     load_agent,
     make_model,
     play,
+    result_rows,
     train_agent,
 )
 from metarl_lib.runs import Row, Run, generator
@@ -148,7 +149,7 @@ def evaluate(benchmark: str, config: Config, seed: int, tensors: Mapping[str, Te
     for variant in config.in_every_seed:
         agent = agent_of(benchmark, config, tensors, variant)
         found = outcomes(*live(benchmark, config, seed, agent, "test"), config.episodes)
-        rows += _rows(config, variant, {f"test_{k}": v for k, v in found.items()})
+        rows += result_rows(config, variant, {f"test_{k}": v for k, v in found.items()})
     return rows
 
 
@@ -171,7 +172,7 @@ def test(benchmark: str, config: Config, seed: int, agent: Agent, variant: str) 
     wiped = outcomes(*live(benchmark, config, seed, agent, "test", wiped=True), config.episodes)
     values["test_success_wiped"] = wiped["success"]
     values["parameters"] = float(parameters_of(agent))
-    return _rows(config, variant, values)
+    return result_rows(config, variant, values)
 
 
 def live(
@@ -197,8 +198,3 @@ def outcomes(
     succeeded = met.unflatten(0, (episodes, -1)).any(1).float()
     found = {f"success@{k + 1}": share for k, share in enumerate(succeeded)}
     return {"success": succeeded[-1], "return": rewards.sum(0) / episodes} | found
-
-
-def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
-    budget = config.rows * config.segment * config.updates
-    return [row(variant, metric, value, budget) for metric, value in values.items()]

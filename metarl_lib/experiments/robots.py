@@ -28,6 +28,7 @@ from metarl_lib.experiments.meta_training import (
     load_agent,
     make_model,
     play,
+    result_rows,
     train_agent,
 )
 from metarl_lib.runs import Row, Run, generator
@@ -144,7 +145,7 @@ def evaluate(
     for variant in config.in_every_seed:
         agent = agent_of(make, config, known, tensors, variant)
         returns = live(make, config, seed, agent, known[variant].goal).sum(0)
-        rows += _rows(config, variant, {"return": returns})
+        rows += result_rows(config, variant, {"return": returns})
     return rows
 
 
@@ -192,7 +193,7 @@ def test(
     values["return_impaired"] = torch.stack(impaired).mean()
     values["retained"] = values["return_impaired"] / returns.mean()
     values["parameters"] = float(parameters_of(agent))
-    return _rows(config, variant, values)
+    return result_rows(config, variant, values)
 
 
 def live(
@@ -226,8 +227,3 @@ def by_hand(make: RobotOf, config: Config, seed: int) -> list[Row]:
             lives &= ~step.terminated
         rows.append(row(name, "return", total, 1))
     return rows
-
-
-def _rows(config: Config, variant: str, values: Mapping[str, float | Tensor]) -> list[Row]:
-    budget = config.rows * config.segment * config.updates
-    return [row(variant, metric, value, budget) for metric, value in values.items()]

@@ -20,6 +20,7 @@ from metarl_lib.experiments.meta_training import (
     load_agent,
     make_model,
     play,
+    result_rows,
     train_agent,
 )
 from metarl_lib.oracles.stay import STAY_TERMS, stay_probabilities, stay_regression
@@ -117,10 +118,9 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     action, common = played.actions[0::2], played.info["common"][0::2]
     place = torch.where(common, action, 1 - action)
     record = Record(action, place, common, played.rewards[1::2], played.info["good"][0::2])
-    budget = config.rows * config.segment * config.updates
     found = describe(record) | prediction_errors(config, record, torch.stack(values))
     found["parameters"] = float(parameters_of(model))
-    return [row(VARIANT, metric, value, budget) for metric, value in found.items()]
+    return result_rows(config, VARIANT, found)
 
 
 def by_hand(config: Config, seed: int) -> list[Row]:

@@ -26,6 +26,7 @@ __all__ = [
     "LifeSettings",
     "Lives",
     "MAMLPolicy",
+    "MetaGradient",
     "OuterLoop",
     "PEARLAgent",
     "PEARLSettings",
@@ -33,4 +34,3 @@ __all__ = [
     "Settings",
     "Streams",
 ]
-__all__ = ["PPO", "ActorCritic", "Agent", "MAMLPolicy", "MetaGradient", "Settings", "Streams"]

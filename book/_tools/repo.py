@@ -1,7 +1,7 @@
 """Set the address of the repository: in pyproject.toml, and in all that is derived from it.
 
 Derived are the edit and Colab links (`_config.yml`), the setup cell of every page with its
-notebook, and the links in README.md and CONTRIBUTING.md.
+notebook, CITATION.cff, and the links in README.md and CONTRIBUTING.md.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def replace(text: str, old: str, new: str) -> str:
 def set_url(url: str, root: Path = ROOT) -> list[Path]:
     """Write the new address wherever the old one stands; return the files that changed."""
     old = repository_url(root)
-    names = ["pyproject.toml", "_config.yml", "README.md", "CONTRIBUTING.md"]
+    names = ["pyproject.toml", "_config.yml", "CITATION.cff", "README.md", "CONTRIBUTING.md"]
     changed = []
     for path in [root / name for name in names] + text_pages(root):
         if not path.exists():

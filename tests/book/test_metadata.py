@@ -14,6 +14,9 @@ from packaging.utils import canonicalize_name
 from pages import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+# Keys of the Citation File Format: those it asks for, and those of the others that are in use.
+CITATION_NEEDS = {"cff-version", "message", "title", "authors"}
+CITATION_MAY = {"type", "abstract", "version", "license", "repository-code", "keywords"}
 UNPINNED_EXTRAS = {"bench"}  # peers, which neither the book nor the tests need
 
 
@@ -109,6 +112,54 @@ def test_the_address_of_the_repository_agrees() -> None:
                 assert slug == own or slug.split("/")[1] != name_only, f"{path.name} links {slug}"
 
 
+def citation_faults(citation: dict, project: dict) -> list[str]:
+    """Where a citation file departs from version 1.2.0 of its format, or from the project."""
+    found = [f"{key} is missing" for key in sorted(CITATION_NEEDS - set(citation))]
+    found += [f"{key} is no key" for key in sorted(set(citation) - CITATION_NEEDS - CITATION_MAY)]
+    wanted = {
+        "cff-version": "1.2.0",
+        "type": "software",
+        "version": project["version"],
+        "license": project["license"],
+        "repository-code": project["urls"]["Repository"],
+        "authors": project["authors"],
+        "keywords": project["keywords"],
+    }
+    for key, value in wanted.items():
+        if key in citation and citation[key] != value:
+            found.append(f"{key} is {citation[key]!r}, not {value!r}")
+    return found
+
+
+def test_the_citation_agrees_with_the_project() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation_faults(citation, PROJECT) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("version", "9.9.9", "version is '9.9.9'"),
+        ("cff-version", 1.2, "cff-version is 1.2"),
+        ("title", None, "title is missing"),
+        ("licence", "MIT", "licence is no key"),
+    ],
+)
+def test_a_bad_citation_is_found(key: str, value: object, words: str) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    bad = {k: v for k, v in {**citation, key: value}.items() if v is not None}
+    (fault,) = citation_faults(bad, PROJECT)
+    assert words in fault
+
+
+def test_the_changelog_has_the_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    releases = re.findall(r"^## \[(.+?)\]", text, re.MULTILINE)
+    assert releases[:2] == ["Unreleased", PROJECT["version"]]
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
 def test_the_readme_shows_the_two_commands() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for command in ("make book", "make test"):
@@ -147,7 +198,7 @@ def test_a_bad_address_is_one_line(url: str, capsys: pytest.CaptureFixture[str])
 
 def test_the_address_is_changed_everywhere(tmp_path: Path) -> None:
     old, new = pages.repository_url(), "https://github.com/new-owner/other.name"
-    for name in ("pyproject.toml", "_config.yml"):
+    for name in ("pyproject.toml", "_config.yml", "CITATION.cff"):
         shutil.copy(ROOT / name, tmp_path / name)
     part = tmp_path / "book" / "part"
     part.mkdir(parents=True)
@@ -157,11 +208,12 @@ def test_the_address_is_changed_everywhere(tmp_path: Path) -> None:
     (tmp_path / "README.md").write_text(readme, encoding="utf-8")
 
     assert repo.clean(new + ".git") == repo.clean(new + "/") == new
-    assert len(repo.set_url(new, tmp_path)) == 4
+    assert len(repo.set_url(new, tmp_path)) == 5
 
     assert pages.repository_url(tmp_path) == new
     config = yaml.safe_load((tmp_path / "_config.yml").read_text(encoding="utf-8"))
     assert config["repository"]["url"] == new
+    assert f"repository-code: {new}\n" in (tmp_path / "CITATION.cff").read_text(encoding="utf-8")
     assert (part / "01_page.md").read_text(encoding="utf-8") == f"{pages.setup_cell(new)}\n"
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert text.count("new-owner/other.name") == 3

@@ -153,7 +153,8 @@ def trained_rows(config: Any, tensors: Mapping[str, Tensor], seed: int) -> list[
 
     Metrics: `whole`, the mean return of the episodes of the training (on laps: the mean reward
     of a step of the whole life), `end`, that of its last tenth; `discount` and `lambda` at the
-    end; `test_return` (not on laps) of whole episodes of the trained agent, actions drawn.
+    end; `test_return` (not on laps) of whole episodes of the trained agent, actions drawn; where
+    γ is learned, `whole_minus_fixed`, `whole` less that of the agent whose γ is γ̄ for good.
     """
     rows = []
     for name, plan in variants(config).items():
@@ -169,6 +170,12 @@ def trained_rows(config: Any, tensors: Mapping[str, Tensor], seed: int) -> list[
         if plan.task != "laps":
             values["test_return"] = float(tested(config, tensors, name, seed).mean())
         rows += [row(name, metric, value, budget) for metric, value in values.items()]
+    wholes = {r["variant"]: r for r in rows if r["metric"] == "whole"}
+    for name, plan in variants(config).items():
+        fixed = wholes.get(f"{plan.task}-fixed-{config.outer_discount:g}")
+        if fixed and plan.settings.learned != "none":
+            gap = wholes[name]["value"] - fixed["value"]
+            rows.append(row(name, "whole_minus_fixed", gap, fixed["budget"]))
     return rows
 
 

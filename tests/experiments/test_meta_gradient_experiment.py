@@ -100,6 +100,18 @@ def test_what_was_earned_is_the_mean_of_what_was_logged(finished) -> None:
     assert whole == pytest.approx(float(logged.mean()), rel=1e-4)
 
 
+def test_what_learning_gains_is_a_difference_to_the_outer_discount(finished) -> None:
+    """Without that agent there is no such row; read as γ̄ = 0.9, there is."""
+    run, rows = finished
+    assert not any(metric == "whole_minus_fixed" for _, metric in rows_of(rows))
+    other = dataclasses.replace(SMALL, outer_discount=0.9)
+    found = rows_of(meta_gradient.evaluate(other, 3, run.tensors()))
+    for name in ("laps-mg", "catch-mg"):
+        fixed = found[f"{name[:-3]}-fixed-0.9", "whole"]
+        assert found[name, "whole_minus_fixed"] == found[name, "whole"] - fixed
+    assert ("laps-fixed-0.9", "whole_minus_fixed") not in found
+
+
 def test_every_curve_ends_at_a_row(finished) -> None:
     """At its last step and with its last number; of a changing γ, the one at that step."""
     run, rows = finished

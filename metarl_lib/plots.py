@@ -139,8 +139,17 @@ LOOKS |= {
     "fixed-k10": Look("one route", GREEN, "-.", "^"),
     "blind-k10": Look("blind router", PURPLE, ":", "v"),
 }
+LOOKS |= {
+    "first-order-k10": Look("MAML, first order", ORANGE, "--", "s"),
+    "large-rate-k10": Look("MAML, larger rate", RED, "-.", "^"),
+    "five-steps-k10": Look("MAML, five steps", BLACK, ":", "v"),
+    "reptile-k10": Look("Reptile", GREEN, "-.", "P"),
+    "joint-k10": Look("joint training", GREY, "--", "X"),
+}
 for _shots in ("k5", "k10"):
     LOOKS |= {
+        _shots: Look("MAML", PURPLE, "-", "d"),
+        f"meta-sgd-{_shots}": Look("Meta-SGD", BLUE, "-", "o"),
         f"routed-{_shots}": Look("learned routes", RED, "-", "o"),
         f"random-{_shots}": Look("random routes, same pool", ORANGE, "--", "s"),
         f"oracle-{_shots}": Look("best path", BLACK, ":", "D"),

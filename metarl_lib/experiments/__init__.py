@@ -5,6 +5,7 @@ from metarl_lib.experiments import (
     digits,
     harlow,
     layerwise,
+    maml_sinusoid,
     perturbation_noise,
     teacher_student,
     two_step,
@@ -25,5 +26,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         bandit.EXPERIMENT,
         two_step.EXPERIMENT,
         harlow.EXPERIMENT,
+        maml_sinusoid.EXPERIMENT,
     )
 }

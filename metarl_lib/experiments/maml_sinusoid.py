@@ -223,7 +223,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/01_maml.md",
     claim="MAML learns weights from which one gradient step on ten points fits a sinusoid",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "20 s", "full": "12 min"},
+    cost={"smoke": "5 s", "book": "1 min", "full": "45 min"},
     run=run,
     evaluate=evaluate,
 )

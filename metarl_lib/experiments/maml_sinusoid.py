@@ -77,8 +77,8 @@ class Config:
     large_rate: float = option(1e-2, "rate of the inner steps of large-rate-k10")
     reptile_rate: float = option(3e-3, "rate of the inner steps of Reptile in training")
     reptile_steps: int = option(5, "inner steps of Reptile in training")
-    learning_rate: float = option(3e-3, "Adam's learning rate at the start")
-    learning_rate_end: float = option(0.0, "Adam's learning rate at the end, approached linearly")
+    learning_rate: float = option(3e-3, "learning rate of Adam at the start")
+    learning_rate_end: float = option(0.0, "learning rate of Adam at the end, approached linearly")
     tuning_rates: tuple[float, ...] = option(
         (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "rates on test tasks that Reptile and joint try"
     )

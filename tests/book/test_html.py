@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import nbformat
 import pages
 import pytest
 from bs4 import BeautifulSoup
@@ -14,6 +15,7 @@ from pages import ROOT
 pytestmark = pytest.mark.xdist_group("book")
 
 SECONDS_A_PAGE = 30.0  # of one processor, at smoke scale
+BYTES_A_PAGE = 2_000_000  # of its HTML and its pictures; the theme's files come once
 COLAB = "https://colab.research.google.com/github/"
 FOREIGN_FILE = re.compile(r"""(?:https?:)?//[^\s"'<>]+\.(?:m?js|css|woff2?|ttf)\b""")
 FOREIGN_STYLE = re.compile(r"""@import\s+["'](?:https?:)?//|url\(\s*["']?(?:https?:)?//""")
@@ -102,6 +104,31 @@ def colab_faults(soup: BeautifulSoup, url: str, root: Path) -> list[str]:
     return found
 
 
+def weight(name: str, soup: BeautifulSoup, root: Path) -> int:
+    """The bytes of a page: its HTML, and the pictures that it shows."""
+    here = root / posixpath.dirname(name)
+    shown = {
+        (here / unquote(image["src"])).resolve()
+        for image in soup.find_all("img", src=True)
+        if not image["src"].startswith("data:")
+    }
+    return sum(path.stat().st_size for path in [root / name, *shown])
+
+
+def download_faults(name: str, soup: BeautifulSoup, root: Path, source: list[str]) -> list[str]:
+    """Why a reader would not get the notebook of a page, with these code cells, from its button."""
+    button = soup.select_one("a.btn-download-notebook-button[href]")
+    if button is None:
+        return [f"{name} has no button to download its notebook"]
+    path = root / posixpath.dirname(name) / unquote(button["href"])
+    if not path.is_file() or path.suffix != ".ipynb":
+        return [f"{name} offers {button['href']}, which is no notebook"]
+    notebook = nbformat.read(path, as_version=4)
+    if [cell.source for cell in notebook.cells if cell.cell_type == "code"] != source:
+        return [f"{name} offers a notebook with other code"]
+    return []
+
+
 @pytest.fixture(scope="session")
 def documents(book: Book) -> dict[str, BeautifulSoup]:
     """Every HTML file of the book, by its path."""
@@ -158,6 +185,19 @@ def test_no_page_takes_long(book: Book) -> None:
     assert set(book.seconds) == {p.relative_to(ROOT).as_posix() for p in pages.notebook_pages()}
     slow = {name: s for name, s in book.seconds.items() if s > SECONDS_A_PAGE}
     assert slow == {}, "at smoke scale a page takes seconds"
+
+
+def test_no_page_is_heavy(book: Book, documents: dict[str, BeautifulSoup]) -> None:
+    bytes_of = {name: weight(name, soup, book.html) for name, soup in documents.items()}
+    assert {name: n for name, n in bytes_of.items() if n > BYTES_A_PAGE} == {}
+
+
+def test_every_notebook_can_be_downloaded(book: Book, documents: dict[str, BeautifulSoup]) -> None:
+    for page in pages.notebook_pages():
+        name = page.relative_to(ROOT).with_suffix(".html").as_posix()
+        cells = nbformat.read(page.with_suffix(".ipynb"), as_version=4).cells
+        source = [cell.source for cell in cells if cell.cell_type == "code"]
+        assert download_faults(name, documents[name], book.html, source) == []
 
 
 def parse(html: str) -> BeautifulSoup:
@@ -218,3 +258,27 @@ def test_a_bad_colab_link_is_found(tmp_path: Path) -> None:
     ]
     body = "".join(f'<a href="{link}">Colab</a>' for link in [good, *bad])
     assert colab_faults(parse(body), url, tmp_path) == bad
+
+
+def test_the_weight_counts_pictures_once(tmp_path: Path) -> None:
+    (tmp_path / "book").mkdir()
+    (tmp_path / "picture.png").write_bytes(bytes(300))
+    html = '<img src="../picture.png"><img src="../picture.png"><img src="data:,x">'
+    (tmp_path / "book" / "a.html").write_text(html, encoding="utf-8")
+    assert weight("book/a.html", parse(html), tmp_path) == 300 + len(html)
+
+
+def test_a_bad_download_is_found(tmp_path: Path) -> None:
+    cells = [nbformat.v4.new_markdown_cell("# A"), nbformat.v4.new_code_cell("1 + 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    (tmp_path / "a.md").touch()
+    button = '<a class="btn-download-notebook-button" href="{}">notebook</a>'
+
+    def found(href: str, source: list[str]) -> list[str]:
+        return download_faults("p.html", parse(button.format(href)), tmp_path, source)
+
+    assert found("a.ipynb", ["1 + 1"]) == []
+    assert "other code" in found("a.ipynb", ["2 + 2"])[0]
+    assert "no notebook" in found("a.md", ["1 + 1"])[0]
+    assert "no notebook" in found("gone.ipynb", ["1 + 1"])[0]
+    assert "no button" in download_faults("p.html", parse("<p></p>"), tmp_path, [])[0]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from streams import stream
 
 from metarl_lib.algos import EPG, EvolutionSettings, LifeSettings, Lives
 from metarl_lib.algos import epg as module
@@ -29,6 +28,10 @@ LIFE = LifeSettings(steps=24, stretch=12, buffer=24, minibatch=12, hidden=4, tes
 SETTINGS = EvolutionSettings(
     generations=8, losses=6, learners=2, sigma=0.1, loss_rate=0.02, block=2, annealed=0.25
 )
+
+
+def stream(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def make(seed: int = 0, **options) -> EPG:

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.xdist_group("book")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SCREEN = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 60_000  # milliseconds, for a machine that does much else
+PATIENCE = 180_000  # milliseconds, for a machine that does much else
 
 # The theme says this on a first visit, and then does what is right.
 THEME_SAYS = "Got invalid theme mode: . Resetting to auto."

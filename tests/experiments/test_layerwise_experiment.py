@@ -175,8 +175,8 @@ def test_a_shared_policy_acts_on_one_more_layer(name, tensors) -> None:
     life = live(SMALL, SEED, tensors, name, "deeper", tasks)
     logs, actions, _ = life_by_hand(tensors, name, "deeper")
     assert life.actions.shape == (5, 3, 4, 4)
-    torch.testing.assert_close(life.actions, actions, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(life.log_losses, logs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(life.actions, actions, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(life.log_losses, logs, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])

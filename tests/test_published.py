@@ -16,6 +16,8 @@ from metarl_lib.runs import SCALES, config_hash
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "_results"
 NAMES = sorted(path.parent.name for path in RESULTS.glob("*/summary.json"))
 LARGEST = 4 * 2**20  # bytes an experiment may publish
+# Networks that policies train amplify how a processor rounds; 0.05 lay between two machines.
+ROUNDING = {"layerwise": 0.08, "update_rule": 0.08}
 FOLDERS = re.compile(r"(?<![\w.])/(home|tmp|root|work|Users|mnt|usr)\b|[A-Z]:\\\\")
 
 published = functools.cache(load_published)
@@ -100,8 +102,7 @@ def test_the_checkpoint_gives_the_published_numbers_again(name, monkeypatch) -> 
     assert len(rows) >= 10
     for row in rows:
         value = expected[row["variant"], row["metric"]]
-        # Lives of thousands of updates amplify how a processor rounds: 0.2 % has been seen.
-        assert row["value"] == pytest.approx(value, rel=2e-2, abs=1e-3), row
+        assert row["value"] == pytest.approx(value, rel=1e-3, abs=ROUNDING.get(name, 1e-4)), row
 
 
 @by_name

@@ -79,3 +79,8 @@ def some_reset(reset: Tensor) -> bool:
     there than waiting for it.
     """
     return reset.device.type != "cpu" or bool(reset.any())
+
+
+def can_fuse(x: Tensor) -> bool:
+    """Whether loops compiled by Numba can work on a tensor's numbers."""
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)

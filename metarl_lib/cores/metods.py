@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl_lib.cores.base import Core, State, begin
+from metarl_lib.cores.base import Core, State, begin, can_fuse
 from metarl_lib.cores.metods_replay import Kernels, Replay, Shared, forward_step, project
 
 WRITES = ("vanilla", "linear", "mlp")
 PLASTICITIES = ("matrix", "scalar", "none")
 INITIALS = ("learned", "zero", "sampled")
-FORMS = ("auto", "replay", "lazy", "naive")
+FORMS = ("auto", "fused", "replay", "lazy", "naive")
 COMPILERS = ("c++", "g++", "clang++")
 
 
@@ -47,12 +47,15 @@ class MetODS(Core):
         form: how it is computed, always with the same result. `"naive"` forms every W^s as
             written; `"lazy"` forms no inner one (see `forward_step`); `"replay"` does as that, and
             keeps few of the W_t for the backward pass of a scan (see `Replay`), which can be
-            differentiated once. `"auto"` leaves it to `choose_form`.
+            differentiated once; `"fused"` does that row by row in loops compiled by Numba (see
+            `Fused`), on a CPU and for the vanilla and the linear write, and is the replay
+            elsewhere. `"auto"` leaves it to `choose_form`.
         bounded: W_t keeps at most all of W_{t-1} (see `bound`). As published, a step can keep
             more, and then W grows exponentially; over thousands of steps it leaves the numbers
             that floats can hold. Bounded, it grows by a write a step at most.
-        compile: pass the step through `torch.compile`: faster after a minute of start-up; needs
-            a C++ compiler.
+        compile: faster after some seconds of start-up, by the fused form where that is to be
+            had; elsewhere the step passes through `torch.compile`, which takes a minute and
+            needs a C++ compiler.
 
     Raises:
         ValueError: for an unknown choice, a size below 1, or `compile` without a compiler.
@@ -85,7 +88,12 @@ class MetODS(Core):
         n = num_units
         self.depth, self.write, self.plasticity = depth, write, plasticity
         self.initial, self.bounded = initial, bounded
-        self.form = choose_form(n, depth, compiled=compile) if form == "auto" else form
+        self.form = choose_form(n, depth, write, compiled=compile) if form == "auto" else form
+        if self.form == "fused" and write == "mlp":
+            raise ValueError(
+                "form='fused' and write='mlp': it is there for the vanilla and the linear write "
+                "alone; choose form='replay'"
+            )
         self.embed = nn.Linear(input_size, n)
         alpha = 0.01 * torch.randn(n, n) if plasticity == "matrix" else torch.tensor(0.01)
         if plasticity == "none":
@@ -105,6 +113,7 @@ class MetODS(Core):
             self.start = nn.Parameter(start)
         else:
             self.register_buffer("start", start)
+        compile = compile and self.form != "fused"
         if compile and not any(map(shutil.which, COMPILERS)):
             raise ValueError(
                 f"compile=True needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
@@ -122,6 +131,9 @@ class MetODS(Core):
 
     def step(self, x: Float[Tensor, "B I"], state: State) -> tuple[Float[Tensor, "B O"], State]:
         """One step, S updates deep."""
+        if self.form == "fused" and can_fuse(x) and not torch.is_grad_enabled():
+            ys, state = self.scan(x[None], state)
+            return ys[0], state
         y, w = self._update(torch.tanh(self.embed(x)), state[0], self._shared())
         return y, (w,)
 
@@ -130,8 +142,13 @@ class MetODS(Core):
     ) -> tuple[Float[Tensor, "T B O"], State]:
         """T steps; what depends on parameters or inputs alone is computed once."""
         v, shared = torch.tanh(self.embed(xs)), self._shared()
-        if self.form == "replay" and torch.is_grad_enabled():
-            parameters = *shared[:4], *shared.weights
+        parameters = *shared[:4], *shared.weights
+        if self.form == "fused" and can_fuse(xs):
+            from metarl_lib.cores.metods_fused import Fused  # Numba takes a second to import
+
+            ys, w = Fused.apply(v, state[0], self.start, resets, *parameters)
+            return ys, (w,)
+        if self.form in ("replay", "fused") and torch.is_grad_enabled():
             ys, w = Replay.apply(self._kernels, v, state[0], self.start, resets, *parameters)
             return ys, (w,)
         initial, outputs = self.initial_state(xs.shape[1]), []
@@ -148,7 +165,7 @@ class MetODS(Core):
         return Shared(self.kappa, *tables, self.alpha, tuple(self.project.parameters()))
 
 
-def choose_form(num_units: int, depth: int, *, compiled: bool) -> str:
+def choose_form(num_units: int, depth: int, write: str, *, compiled: bool) -> str:
     """The form for a layer's size, by what a step of training costs and what it keeps.
 
     CPU milliseconds of one step of 64 rows, forward and backward, in one thread of a busy
@@ -170,6 +187,8 @@ def choose_form(num_units: int, depth: int, *, compiled: bool) -> str:
     that decides where the difference in time is small. With one pass there is no inner W^s, and
     small ones cost next to nothing to form once the step is compiled.
     """
+    if compiled and write != "mlp":
+        return "fused"
     if compiled and num_units <= 32:
         return "naive"
     return "lazy" if compiled and depth == 1 else "replay"

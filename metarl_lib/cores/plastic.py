@@ -6,7 +6,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from metarl_lib.cores.base import Core, State
+from metarl_lib.cores.base import Core, State, can_fuse
+
+LIMIT = 2.0
+"""No trace of Backpropamine leaves ±2."""
 
 
 class Backpropamine(Core):
@@ -20,11 +23,14 @@ class Backpropamine(Core):
 
     with one η for each unit that is written to (the rows of H). The memory is (h `[B, O]`,
     H `[B, O, O]`), zero at the start.
+
+    With `compile`, a scan on a CPU is done by loops that Numba compiles (see
+    `plastic_fused.Fused`): faster after some seconds of start-up, and to be differentiated once.
     """
 
-    def __init__(self, input_size: int, num_units: int) -> None:
+    def __init__(self, input_size: int, num_units: int, *, compile: bool = False) -> None:
         super().__init__(input_size, num_units)
-        n = num_units
+        n, self.compile = num_units, compile
         self.embed = nn.Linear(input_size, n)
         self.weight = nn.Parameter(torch.empty(n, n))
         self.alpha = nn.Parameter(0.01 * torch.rand(n, n))
@@ -44,7 +50,22 @@ class Backpropamine(Core):
         h = torch.tanh(self.embed(x) + before @ self.weight.T + plastic)
         eta = self.fan_out(torch.tanh(self.modulator(h)))
         written = torch.baddbmm(trace, (eta * h)[:, :, None], before[:, None, :])
-        return h, (h, written.clamp(-2, 2))
+        return h, (h, written.clamp(-LIMIT, LIMIT))
+
+    def scan(
+        self, xs: Float[Tensor, "T B I"], state: State, resets: Tensor | None = None
+    ) -> tuple[Float[Tensor, "T B O"], State]:
+        """T steps."""
+        if not (self.compile and can_fuse(xs)):
+            return super().scan(xs, state, resets)
+        from metarl_lib.cores.plastic_fused import Fused  # Numba takes a second to import
+
+        m, m_0 = self.modulator.weight[0], self.modulator.bias
+        f, f_0 = self.fan_out.weight[:, 0], self.fan_out.bias
+        ys, h, trace = Fused.apply(
+            LIMIT, self.embed(xs), *state, resets, self.weight, self.alpha, m, m_0, f, f_0
+        )
+        return ys, (h, trace)
 
 
 class SRWM(Core):

@@ -42,7 +42,7 @@ class Config(Variants, Settings):
 
     rows: int = option(64, "mazes side by side")
     segment: int = option(100, "steps of a trial, after each of which is learned")
-    updates: int = option(1563, "segments that are collected and learned from")
+    updates: int = option(469, "segments that are collected and learned from")
     epochs: int = option(4, "passes over a segment")
     minibatches: int = option(2, "parts of the rows in a pass, one gradient step each")
     learning_rate: float = option(1e-3, "learning rate at the start")
@@ -215,7 +215,7 @@ EXPERIMENT = Experiment(
     page="book/metods/03_maze.md",
     claim="A layer that rewrites its weights finds its way in new mazes better than RL²",
     presets=PRESETS,
-    cost={"smoke": "20 s", "book": "90 s", "full": "150 min"},
+    cost={"smoke": "20 s", "book": "90 s", "full": "75 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -47,7 +47,11 @@ GRID: dict[str, Variant] = {
 OTHERS: dict[str, Variant] = {
     "gru": Variant(with_core(lambda config, size: GRU(size, config.gru_units))),
     "gru-matched": Variant(with_core(matched_gru(OUTPUTS))),
-    "backpropamine": Variant(with_core(lambda config, size: Backpropamine(size, config.num_units))),
+    "backpropamine": Variant(
+        with_core(
+            lambda config, size: Backpropamine(size, config.num_units, compile=config.compile)
+        )
+    ),
     "srwm": Variant(with_core(lambda config, size: SRWM(size, config.num_units))),
     "metods-linear-S1-wide": Variant(with_core(wide)),
     "metods-linear-S4-state-matched": Variant(with_core(with_gru_state)),

@@ -41,7 +41,7 @@ from torch import Tensor  # noqa: E402
 from metarl_lib.cores import Core, MetODS  # noqa: E402
 
 INPUTS, ROWS, DEPTH, STEPS = 20, 64, 4, 20
-EAGER = ("naive", "lazy", "replay")
+FORMS = ("naive", "lazy", "replay", "fused")
 COMPILED = ("naive+compile", "lazy+compile", "replay+compile")
 LONG, QUICK = 100, 25
 """Steps of the scan whose largest memory is measured, and the same with `--quick`."""
@@ -178,7 +178,7 @@ def main() -> None:
     """Measure, print the table, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one compiled form, fewer rounds")
-    parser.add_argument("--peak", choices=EAGER, help="only print the memory of a form, in MiB")
+    parser.add_argument("--peak", choices=FORMS, help="only print the memory of a form, in MiB")
     parser.add_argument("--units", type=int, default=100, help="of the layer with --peak")
     parser.add_argument("--steps", type=int, default=LONG, help="of the scan with --peak")
     options = parser.parse_args()
@@ -194,15 +194,16 @@ def main() -> None:
         few = more = ()
     print(f"forward and backward, {ROWS} rows, depth {DEPTH}; per time step, one thread")
     print(f"{'units':<7}{'form':<16}{'CPU ms':>10}{'faster':>9}{'MiB kept':>9}{'less':>8}")
-    large = measure(100, EAGER + few, rounds)
-    small = measure(20, EAGER + more, rounds)
+    large = measure(100, FORMS + few, rounds)
+    small = measure(20, FORMS + more, rounds)
     long = QUICK if quick else LONG
-    peaks = {form: peak(100, form, long) for form in EAGER}
+    peaks = {form: peak(100, form, long) for form in FORMS}
     print(
         f"most memory of {long} steps, MiB: " + ", ".join(f"{f} {p:.0f}" for f, p in peaks.items())
     )
     if not quick:
-        print(f"the same with 200 units: replay {peak(200, 'replay', long):.0f}")
+        larger = (f"{form} {peak(200, form, long):.0f}" for form in ("replay", "fused"))
+        print("the same with 200 units: " + ", ".join(larger))
     ratios = {
         "lazy_vs_naive": large["lazy"]["speed"],
         "lazy_vs_naive_20": small["lazy"]["speed"],
@@ -210,8 +211,11 @@ def main() -> None:
         "compiled_vs_naive_20": fastest(small),
         "replay_vs_naive": large["replay"]["speed"],
         "replay_vs_naive_20": small["replay"]["speed"],
+        "fused_vs_naive": large["fused"]["speed"],
+        "fused_vs_naive_20": small["fused"]["speed"],
         "memory_naive_vs_lazy": large["lazy"]["memory"],
         "memory_naive_vs_scan": peaks["naive"] / peaks["replay"],
+        "memory_naive_vs_fused": peaks["naive"] / peaks["fused"],
     }
     rounded = {name: value and round(value, 2) for name, value in ratios.items()}
     print(json.dumps({"benchmark": "metods_layer", "ratios": rounded}))

@@ -1,7 +1,8 @@
 """What the cores compiled by Numba share: how they are compiled, and how rows are shared out.
 
 Their loops are written out down to single numbers: a slice of an array costs more in them than
-what is done with it.
+what is done with it. `no_type_check` keeps run-time checkers of types out of them, which would
+hand Numba their own function.
 """
 
 from __future__ import annotations

@@ -113,16 +113,16 @@ class MetODS(Core):
             self.start = nn.Parameter(start)
         else:
             self.register_buffer("start", start)
-        compile = compile and self.form != "fused"
-        if compile and not any(map(shutil.which, COMPILERS)):
+        traced = compile and self.form != "fused"
+        if traced and not any(map(shutil.which, COMPILERS)):
             raise ValueError(
                 f"compile=True needs a C++ compiler ({', '.join(COMPILERS)}), and there is none: "
                 "install one, or leave compile out"
             )
-        self._kernels = Kernels().compiled() if compile else Kernels()
+        self._kernels = Kernels().compiled() if traced else Kernels()
         function = _naive if self.form == "naive" else _lazy
         self._update: Callable[[Tensor, Tensor, Shared], tuple[Tensor, Tensor]] = (
-            torch.compile(function) if compile else function
+            torch.compile(function) if traced else function
         )
 
     def initial_state(self, batch: int) -> State:

@@ -12,7 +12,7 @@ For CPUs, and for writes that are linear or the identity.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from metarl_lib.cores.metods_replay import Shared
 
 
 @compile_loops
+@no_type_check
 def _advance(w, at, v, p, t, b, c, d, alpha, outer):
     """w[at] ← c_S w[at] + α ⊙ Σ_l d_{S,l} v^l ⊗ p^l, with the activities of step t."""
     depth, n = v.shape[2:]
@@ -38,6 +39,7 @@ def _advance(w, at, v, p, t, b, c, d, alpha, outer):
 
 
 @compile_loops
+@no_type_check
 def _forward(first, last, stretch, v0, w, start, resets, kappa, c, d, alpha, linear,
              kept, v, read, p, ys):  # fmt: skip
     """Rows `first` to `last` through all steps; `w` and the last line's arrays are written to."""
@@ -93,6 +95,7 @@ def _forward(first, last, stretch, v0, w, start, resets, kappa, c, d, alpha, lin
 
 
 @compile_loops
+@no_type_check
 def _backward(first, last, stretch, g_ys, resets, start, kappa, c, d, alpha, linear,
               kept, v, read, p, g_w, g_v0, g_p, g_start, g_kappa, g_c, g_d, g_alpha):  # fmt: skip
     """The derivative of `_forward`.

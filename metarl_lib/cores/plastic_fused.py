@@ -7,7 +7,7 @@ every √T-th step and rebuilt in between from the activities, which the clippin
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, no_type_check
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from metarl_lib.cores.fused import array, compile_loops, share_out
 
 
 @compile_loops
+@no_type_check
 def _write(trace, at, z, before, limit):
     """H[at] ← clip(H[at] + z ⊗ h_{t-1})."""
     n = len(z)
@@ -26,6 +27,7 @@ def _write(trace, at, z, before, limit):
 
 
 @compile_loops
+@no_type_check
 def _forward(first, last, stretch, limit, x, h, trace, resets, weight, alpha, m, m_0, f, f_0,
              kept, hs, ys, eta, signal):  # fmt: skip
     """Rows `first` to `last` through all steps; `h`, `trace` and the last line are written to.
@@ -62,6 +64,7 @@ def _forward(first, last, stretch, limit, x, h, trace, resets, weight, alpha, m,
 
 
 @compile_loops
+@no_type_check
 def _backward(first, last, stretch, limit, g_ys, ys, resets, weight, alpha, m, f,
               kept, hs, eta, signal, g_h, g_trace, g_x, g_eta, g_modulator, g_alpha):  # fmt: skip
     """The derivative of `_forward`.

@@ -35,10 +35,10 @@ def test_what_is_kept_is_counted_once_and_without_parameters(script) -> None:
     assert script.kept_bytes(Twice(), xs) == 7 * 3 * 5 * 4
 
 
-@pytest.mark.parametrize("form", ["lazy", "replay"])
+@pytest.mark.parametrize("form", ["lazy", "replay", "fused"])
 @pytest.mark.parametrize("change", [None, "beta", "alpha"])
 def test_forms_that_disagree_are_not_timed(script, change, form) -> None:
-    cores = {form: script.layer(6, form) for form in script.EAGER}
+    cores = {form: script.layer(6, form) for form in script.FORMS}
     xs = torch.randn(4, 2, script.INPUTS, generator=torch.Generator().manual_seed(0))
     if change is None:
         script.check_agreement(cores, xs)
@@ -50,8 +50,8 @@ def test_forms_that_disagree_are_not_timed(script, change, form) -> None:
 
 
 def test_all_forms_are_one_layer(script) -> None:
-    naive, *others = (script.layer(6, form) for form in script.EAGER)
-    assert [core.form for core in (naive, *others)] == ["naive", "lazy", "replay"]
+    naive, *others = (script.layer(6, form) for form in script.FORMS)
+    assert [core.form for core in (naive, *others)] == ["naive", "lazy", "replay", "fused"]
     assert naive.depth == script.DEPTH
     for core in others:
         for p, q in zip(naive.parameters(), core.parameters(), strict=True):
@@ -82,18 +82,19 @@ def test_quick_prints_a_table_and_one_line_of_json(quick, monkeypatch) -> None:
     (*table, memory), result = quick("metods_layer")
     assert " ".join(memory).startswith("most memory of 25 steps, MiB: naive ")
     assert [line[:2] for line in table] == [
-        [units, form] for units in ("100", "20") for form in ("naive", "lazy", "replay")
+        [units, form] for units in ("100", "20") for form in ("naive", "lazy", "replay", "fused")
     ]
     ratios = result["ratios"]
     for units, end in (("100", ""), ("20", "_20")):
         naive, *others = ([float(cell) for cell in line[2:]] for line in table if line[0] == units)
         assert naive[1] == naive[3] == 1
-        for form, other in zip(("lazy", "replay"), others, strict=True):
+        for form, other in zip(("lazy", "replay", "fused"), others, strict=True):
             assert other[1] == pytest.approx(naive[0] / other[0], rel=0.05)
             assert other[3] == pytest.approx(naive[2] / other[2], rel=0.05)
             assert ratios[f"{form}_vs_naive{end}"] == other[1]
             assert other[3] > 2  # what is kept does not depend on the machine
     assert ratios["memory_naive_vs_lazy"] == float(table[1][5])
     assert ratios["memory_naive_vs_scan"] > 8
+    assert ratios["memory_naive_vs_fused"] > 8
     for name in ("compiled_vs_naive", "compiled_vs_naive_20"):
         assert ratios[name] is None

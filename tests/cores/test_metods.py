@@ -15,7 +15,8 @@ from metarl_lib.cores import MetODS
 from metarl_lib.cores.metods import INITIALS, PLASTICITIES, WRITES, choose_form, unroll
 
 CHOICES = list(product((1, 2, 3, 4), WRITES, PLASTICITIES))
-FORMS = ("lazy", "naive", "replay")
+FORMS = ("lazy", "naive", "replay", "fused")
+FORMS_AND_WRITES = [pair for pair in product(FORMS, WRITES) if pair != ("fused", "mlp")]
 
 
 def make(units=4, inputs=2, seed=0, **options):
@@ -57,10 +58,16 @@ def agree(found, expected) -> None:
         torch.testing.assert_close(found[name] / scale, value / scale, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", ["lazy", "replay"])
-@pytest.mark.parametrize(("depth", "write", "plasticity"), CHOICES)
+@pytest.mark.parametrize(
+    ("form", "depth", "write", "plasticity"),
+    [
+        (form, depth, write, plasticity)
+        for form, (depth, write, plasticity) in product(("lazy", "replay", "fused"), CHOICES)
+        if (form, write) in FORMS_AND_WRITES
+    ],
+)
 def test_other_forms_are_the_naive_one_in_values_and_gradients(
-    depth, write, plasticity, form
+    form, depth, write, plasticity
 ) -> None:
     options = {"depth": depth, "write": write, "plasticity": plasticity}
     other, naive = make(form=form, **options), make(form="naive", **options)
@@ -69,16 +76,67 @@ def test_other_forms_are_the_naive_one_in_values_and_gradients(
     agree(slopes(other, xs, state, resets), slopes(naive, xs, state, resets))
 
 
+@pytest.mark.parametrize("form", ["replay", "fused"])
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 9, 10, 17])
-def test_a_replay_over_stretches_is_the_naive_form(steps) -> None:
+def test_stretches_that_are_rebuilt_are_the_naive_form(steps, form) -> None:
     """Lives begin at the first step, within stretches and at their ends; two rows go on."""
-    replay, naive = make(form="replay"), make(form="naive")
-    xs, state = problem(replay, steps=steps, rows=3)
+    rebuilt, naive = make(form=form), make(form="naive")
+    xs, state = problem(rebuilt, steps=steps, rows=3)
     generator = torch.Generator().manual_seed(3)
     resets = torch.rand(steps, 3, generator=generator) < 0.3
     resets[:, 0] = False
     resets[0, 1] = resets[-1, 2] = True
-    agree(slopes(replay, xs, state, resets), slopes(naive, xs, state, resets))
+    agree(slopes(rebuilt, xs, state, resets), slopes(naive, xs, state, resets))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5])
+def test_threads_share_the_rows_of_a_fused_scan(rows) -> None:
+    fused, naive = make(form="fused"), make(form="naive")
+    xs, state = problem(fused, steps=5, rows=rows)
+    resets = torch.zeros(5, rows, dtype=torch.bool)
+    resets[2, -1] = True
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        found = slopes(fused, xs, state, resets)
+    finally:
+        torch.set_num_threads(threads)
+    agree(found, slopes(naive, xs, state, resets))
+
+
+def test_a_fused_layer_takes_what_does_not_lie_in_order() -> None:
+    """Inputs and memories that are parts or transposes of others, and are left as they were."""
+    fused, naive = make(form="fused"), make(form="naive")
+    xs, (w,) = problem(fused, steps=4, rows=3)
+    xs, w = xs.detach().transpose(0, 1).contiguous().transpose(0, 1), w.detach().mT
+    before = w.clone()
+    ys, (last,) = fused.scan(xs, (w,))
+    expected, (end,) = naive.scan(xs, (w,))
+    torch.testing.assert_close(ys, expected, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(last, end, rtol=1e-12, atol=1e-12)
+    assert torch.equal(w, before)
+
+
+def test_where_the_fused_form_is_not_to_be_had_the_replay_stands_for_it() -> None:
+    fused, replay = make(form="fused").bfloat16(), make(form="replay").bfloat16()
+    xs = torch.randn(3, 2, 2).bfloat16()
+    for core in (fused, replay):
+        core.zero_grad()
+        core.scan(xs, core.initial_state(2))[0].sum().backward()
+    for p, q in zip(fused.parameters(), replay.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+@pytest.mark.parametrize("form", ["lazy", "fused"])
+def test_what_is_not_a_number_is_not_lost(form) -> None:
+    core = make(form=form)
+    xs, (w,) = problem(core, steps=3)
+    with torch.no_grad():
+        xs[1, 0, 0] = torch.nan
+    ys, (last,) = core.scan(xs, (w,))
+    assert torch.equal(ys.isnan().any(-1), torch.tensor([[0, 0], [1, 0], [1, 0]]).bool())
+    assert last[0].isnan().all()
+    assert last[1].isfinite().all()
 
 
 def test_a_replay_keeps_few_of_the_weights() -> None:
@@ -97,8 +155,9 @@ def test_a_replay_keeps_few_of_the_weights() -> None:
     assert sum(prod(shape) for shape in shapes) < 10 * 3 * 20 * 20 + 6 * 100 * 3 * 20
 
 
-def test_a_second_derivative_of_a_replay_is_refused() -> None:
-    core = make(form="replay")
+@pytest.mark.parametrize("form", ["replay", "fused"])
+def test_a_second_derivative_of_a_derivative_by_hand_is_refused(form) -> None:
+    core = make(form=form)
     xs, state = problem(core)
     ys, _ = core.scan(xs, state)
     with pytest.raises(RuntimeError, match="make the layer with form='lazy'"):
@@ -106,16 +165,20 @@ def test_a_second_derivative_of_a_replay_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("units", "depth", "compiled", "form"),
+    ("units", "depth", "write", "compiled", "form"),
     [
-        (20, 4, False, "replay"), (100, 1, False, "replay"), (32, 4, True, "naive"),
-        (33, 4, True, "replay"), (33, 1, True, "lazy"), (100, 2, True, "replay"),
+        (20, 4, "linear", False, "replay"), (100, 1, "mlp", False, "replay"),
+        (20, 4, "linear", True, "fused"), (100, 1, "vanilla", True, "fused"),
+        (32, 4, "mlp", True, "naive"), (33, 4, "mlp", True, "replay"),
+        (33, 1, "mlp", True, "lazy"), (100, 2, "mlp", True, "replay"),
     ],
 )  # fmt: skip
-def test_the_form_goes_by_the_size_unless_one_is_asked_for(units, depth, compiled, form) -> None:
-    assert choose_form(units, depth, compiled=compiled) == form
-    if not compiled:
-        assert MetODS(2, units, depth).form == form
+def test_the_form_goes_by_the_size_unless_one_is_asked_for(
+    units, depth, write, compiled, form
+) -> None:
+    assert choose_form(units, depth, write, compiled=compiled) == form
+    if not compiled or form == "fused":
+        assert MetODS(2, units, depth, write, compile=compiled).form == form
     assert MetODS(2, units, depth, form="lazy").form == "lazy"
 
 
@@ -146,6 +209,8 @@ class Life(nn.Module):
         ("lazy", "linear", "matrix"),
         ("naive", "linear", "matrix"),
         ("replay", "linear", "matrix"),
+        ("fused", "linear", "matrix"),
+        ("fused", "vanilla", "scalar"),
         ("lazy", "mlp", "scalar"),
         ("replay", "mlp", "scalar"),
     ],
@@ -256,9 +321,8 @@ def test_coefficients_of_later_iterates_have_no_part(form) -> None:
     assert torch.equal(core.scan(xs, state)[1][0], found["w"])
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("write", WRITES)
-def test_units_have_no_order(write, form) -> None:
+@pytest.mark.parametrize(("form", "write"), FORMS_AND_WRITES)
+def test_units_have_no_order(form, write) -> None:
     """The same units in another order do the same in that order."""
     core = make(write=write, form=form, initial="learned")
     order = torch.tensor([2, 0, 3, 1])
@@ -343,7 +407,8 @@ def test_the_start_of_a_life_is_the_same_in_every_life(initial) -> None:
 
 def is_compiled_like_eager(tolerance, **options) -> None:
     torch.compiler.reset()  # there is a limit to how much is compiled of one function
-    compiled, eager = make(depth=2, compile=True, **options), make(depth=2, **options)
+    options |= {"depth": 2, "write": "mlp"}
+    compiled, eager = make(compile=True, **options), make(**options)
     assert compiled._update is not eager._update
     xs, state = problem(eager, steps=2)
     expected = slopes(eager, xs, state)
@@ -351,7 +416,7 @@ def is_compiled_like_eager(tolerance, **options) -> None:
         torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("form", [*FORMS, "auto"])
+@pytest.mark.parametrize("form", ["lazy", "naive", "replay", "auto"])
 def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> None:
     """Traced and differentiated as for a compiler, without one."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks are no graph
@@ -366,7 +431,7 @@ def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> 
     reason="a minute of CPU time: set "
     "METARL_TEST_COMPILE=1 to run it; benchmarks/metods_layer.py checks the same at each run",
 )
-@pytest.mark.parametrize("form", [*FORMS, "auto"])
+@pytest.mark.parametrize("form", ["lazy", "naive", "replay", "auto"])
 def test_compiled_code_finds_the_same_numbers(form, monkeypatch) -> None:
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks are no graph
     is_compiled_like_eager(1e-9, form=form)
@@ -377,8 +442,9 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
     with pytest.raises(
         ValueError, match=r"^compile=True needs a C\+\+ compiler .*leave compile out$"
     ):
-        MetODS(2, 3, compile=True)
-    MetODS(2, 3)
+        MetODS(2, 3, write="mlp", compile=True)
+    MetODS(2, 3, write="mlp")
+    MetODS(2, 3, compile=True)
 
 
 @pytest.mark.parametrize(
@@ -389,7 +455,15 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
         ({"write": "hebb"}, "write='hebb' is unknown: choose one of vanilla, linear, mlp"),
         ({"plasticity": "all"}, "plasticity='all' is unknown: choose one of matrix, scalar, none"),
         ({"initial": "one"}, "initial='one' is unknown: choose one of learned, zero, sampled"),
-        ({"form": "fast"}, "form='fast' is unknown: choose one of auto, replay, lazy, naive"),
+        (
+            {"form": "fast"},
+            "form='fast' is unknown: choose one of auto, fused, replay, lazy, naive",
+        ),
+        (
+            {"form": "fused", "write": "mlp"},
+            "form='fused' and write='mlp': it is there for the "
+            "vanilla and the linear write alone; choose form='replay'",
+        ),
         ({"input_size": 0}, "input_size=0: must be a whole number >= 1"),
         ({"num_units": 0}, "num_units=0: must be a whole number >= 1"),
     ],

@@ -17,10 +17,10 @@ def randn(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def backprop(units=4, inputs=3):
+def backprop(units=4, inputs=3, **options):
     """Parameters so large that the trace matters."""
     torch.manual_seed(0)
-    core = Backpropamine(inputs, units).double()
+    core = Backpropamine(inputs, units, **options).double()
     with torch.no_grad():
         for p in core.parameters():
             p.add_(0.5 * torch.randn_like(p))
@@ -147,3 +147,42 @@ def test_the_memory_stays_finite_in_a_long_life(kind) -> None:
         ys, last = core.scan(torch.randn(1000, 2, 3), core.initial_state(2))
     assert all(part.isfinite().all() for part in (ys, *last))
     assert ys.abs().max() < 10
+
+
+def slopes(core, xs, memory, resets):
+    """Outputs, last memory, and the gradients of a weighted sum of all of them."""
+    memory = tuple(part.clone().requires_grad_() for part in memory)
+    xs = xs.clone().requires_grad_()
+    ys, last = core.scan(xs, memory, resets)
+    out = (ys, *last)
+    total = sum((x * randn(*x.shape, seed=20 + k)).sum() for k, x in enumerate(out))
+    return out + torch.autograd.grad(total, (xs, *memory, *core.parameters()))
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("steps", [1, 2, 4, 10, 17])
+def test_compiled_loops_are_the_steps_in_values_and_gradients(steps, threads) -> None:
+    """Traces start at the edge of the clip and reach it; some lives begin in between."""
+    compiled, plain = backprop(compile=True), backprop()
+    xs, resets = randn(steps, 4, 3), torch.rand(steps, 4, generator=torch.manual_seed(3)) < 0.2
+    memory = (randn(4, 4, seed=1).tanh(), (2 * randn(4, 4, 4, seed=2)).clamp(-2, 2))
+    expected = slopes(plain, xs, memory, resets)
+    assert (expected[2].abs() == 2).any()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = slopes(compiled, xs, memory, resets)
+    finally:
+        torch.set_num_threads(before)
+    assert len(found) == len(expected) == 3 + 3 + 8
+    for value, other in zip(found, expected, strict=True):
+        scale = other.abs().max().clamp(min=1)
+        torch.testing.assert_close(value / scale, other / scale, rtol=1e-12, atol=1e-12)
+
+
+def test_a_second_derivative_of_compiled_loops_is_refused() -> None:
+    core = backprop(compile=True)
+    xs = randn(3, 2, 3).requires_grad_()
+    ys, _ = core.scan(xs, core.initial_state(2))
+    with pytest.raises(RuntimeError, match="make the layer without compile"):
+        torch.autograd.grad(ys.sum(), xs, create_graph=True)

@@ -6,6 +6,7 @@ from metarl_lib.experiments import (
     harlow,
     layerwise,
     maml_sinusoid,
+    maze,
     perturbation_noise,
     teacher_student,
     two_step,
@@ -26,6 +27,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         bandit.EXPERIMENT,
         two_step.EXPERIMENT,
         harlow.EXPERIMENT,
+        maze.EXPERIMENT,
         maml_sinusoid.EXPERIMENT,
     )
 }

@@ -43,6 +43,7 @@ TINY = {
     "bandit": {"cells": ("2x10",), "lstm_cells": (), "updates": 2, "test_trials": 8},
     "two_step": {"segment": 12, "updates": 2},
     "harlow": {"variants": ("metods-linear-S1", "lstm"), "updates": 1, "test_trials": 4},
+    "maze": {"variants": ("metods-linear-S4",), "updates": 1, "test_trials": 8},
     "maml_sinusoid": {
         "variants": ("k10", "joint-k10"),
         "iterations": 3,

@@ -26,6 +26,7 @@ EXTRAS = {
     "test": ("pytest", "xdist", "nbmake", "beartype"),
     "mujoco": ("mujoco", "metaworld"),
     "ray": ("ray",),
+    "atari": ("ale_py",),
 }
 
 
@@ -44,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options, extra = build_parser().parse_known_args(arguments)
         action: Callable[[argparse.Namespace, list[str]], int] = options.action
         return action(options, extra)
-    except (RuntimeError, ArithmeticError, ConnectionError) as error:
+    except (RuntimeError, ArithmeticError, ConnectionError, ImportError) as error:
         print(f"metarl: {_one_line(error)}", file=sys.stderr)
         return 1
     except (UsageError, ValueError, OSError) as error:

@@ -156,6 +156,27 @@ for _shots in ("k5", "k10"):
         f"maml-{_shots}": Look("MAML", PURPLE, "-", "d"),
         f"scratch-{_shots}": Look("from scratch", GREY, "-.", "P"),
     }
+for _task in ("laps", "cartpole", "acrobot", "catch", "dodge"):
+    LOOKS |= {
+        f"{_task}-mg": Look("γ learned", RED, "-", "D"),
+        f"{_task}-mg-both": Look("γ and λ learned", PURPLE, "--", "s"),
+        f"{_task}-mg-trace": Look("γ learned, trace μ = 0.9", BLUE, "-.", "^"),
+        f"{_task}-mg-no-context": Look("γ learned, values not told", ORANGE, "-.", "v"),
+        f"{_task}-mg-inner": Look("γ learned, inner critic", BLACK, ":", "X"),
+        f"{_task}-fixed-0.5": Look("γ = 0.5", SKY, ":", "o"),
+        f"{_task}-fixed-0.8": Look("γ = 0.8", SKY, "--", "o"),
+        f"{_task}-fixed-0.9": Look("γ = 0.9", GREEN, ":", "o"),
+        f"{_task}-fixed-0.97": Look("γ = 0.97", GREEN, "--", "o"),
+        f"{_task}-fixed-0.99": Look("γ = 0.99", GREY, "--", "o"),
+    }
+for _chain in ("pattern", "graded", "alias"):
+    LOOKS |= {
+        f"{_chain}-mg": Look("learned, last update alone", RED, "-", "D"),
+        f"{_chain}-mg-exact": Look("learned, exact trace", BLUE, "--", "s"),
+        f"{_chain}-mg-inner": Look("learned, inner values", ORANGE, ":", "X"),
+        f"{_chain}-best": Look("best possible", BLACK, "-"),
+        f"{_chain}-uniform": Look("best, same everywhere", GREY, "--"),
+    }
 
 
 def use_style() -> None:
@@ -204,6 +225,7 @@ def curves(
     *,
     cost: dict[str, float] | None = None,
     factor: float = 1.0,
+    bands: bool = True,
 ) -> None:
     """Mean learning curves with their 95 % intervals over seeds.
 
@@ -214,6 +236,7 @@ def curves(
         variants: which to draw, in this order.
         cost: multiplies the steps of each variant, such as forward passes a step.
         factor: multiplies the values, such as 100 for per cent.
+        bands: draws the intervals; of very few seeds they are so wide that they hide the curves.
     """
     for variant in variants:
         rows = results.curves.query("variant == @variant and metric == @metric")
@@ -222,7 +245,7 @@ def curves(
         look = LOOKS[variant]
         x = rows["step"] * (cost[variant] if cost else 1)
         ax.plot(x, rows["mean"] * factor, look.line, color=look.colour, label=look.label)
-        if (rows["seeds"] > 1).any():
+        if bands and (rows["seeds"] > 1).any():
             low, high = rows["low"] * factor, rows["high"] * factor
             ax.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
 

@@ -237,8 +237,9 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
 
     `reproduced` when the claimed value lies in the interval, widened on both sides by the
     claim's `tolerance` (what reading a number off a figure leaves open), or beyond the value
-    where it is a `bound` (`lower` or `upper`); otherwise `better` when the interval lies on the
-    side that `better` names (`lower`, `higher`), else `not reproduced`. A `why`: cannot be checked.
+    where it is a `bound` (`lower` or `upper`; `above` is a lower one that the whole interval has
+    to clear); otherwise `better` when the interval lies on the side that `better` names (`lower`,
+    `higher`), else `not reproduced`. A `why`: cannot be checked.
 
     The interval is the 95 % interval of our mean. For a claim that comes from a `single_run`
     it is the 95 % prediction interval of one more run, which is √(seeds + 1) times as wide:
@@ -255,8 +256,9 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
         half = (measured["high"] - measured["low"]) / 2
         margin += half * (math.sqrt(measured["seeds"] + 1) - 1)
     low, high, value = measured["low"] - margin, measured["high"] + margin, claim["value"]
-    beyond = {"lower": low > value, "upper": high < value}.get(claim.get("bound", ""), False)
-    if low <= value <= high or beyond:
+    bound = claim.get("bound", "")
+    beyond = high < value if bound == "upper" else bool(bound) and low > value
+    if beyond or (bound != "above" and low <= value <= high):
         return "reproduced"
     better = claim.get("better")
     if (better == "lower" and high < value) or (better == "higher" and low > value):

@@ -93,6 +93,9 @@ def test_every_run_says_where_it_comes_from(name) -> None:
 
 @by_name
 def test_the_checkpoint_gives_the_published_numbers_again(name, monkeypatch) -> None:
+    if name == "atari":
+        missing = "the extra atari is missing: pip install 'metarl_lib[atari]'"
+        pytest.importorskip("ale_py", reason=missing)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     seed = record(name)["checkpoint_seed"]
     config = EXPERIMENTS[name].config(published(name).summary["scale"].iloc[0])

@@ -354,6 +354,9 @@ def test_a_smaller_scale_does_not_replace_a_larger_one(tmp_path) -> None:
         ("lower", -0.3, -0.1, "better"),
         ("upper", 0.1, 0.3, "not reproduced"),
         ("upper", -0.3, -0.1, "reproduced"),
+        ("above", 0.1, 0.3, "reproduced"),
+        ("above", 0.0, 0.3, "not reproduced"),
+        ("above", -0.1, 0.3, "not reproduced"),
         (None, 0.1, 0.3, "not reproduced"),
     ],
 )

@@ -1,12 +1,14 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
 from metarl_lib.experiments import (
+    atari,
     bandit,
     digits,
     harlow,
     layerwise,
     maml_sinusoid,
     maze,
+    meta_gradient,
     perturbation_noise,
     teacher_student,
     two_step,
@@ -29,5 +31,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         harlow.EXPERIMENT,
         maze.EXPERIMENT,
         maml_sinusoid.EXPERIMENT,
+        meta_gradient.EXPERIMENT,
+        atari.EXPERIMENT,
     )
 }

@@ -96,7 +96,8 @@ def train(stage: Stage, config: Config, game: str, method: str, seed: int) -> No
     """Play to the end of a stage. An emulator cannot be put back, so a stage starts over.
 
     Logs at environment steps `step_reward` and `return` (of the episodes that ended last), both
-    clipped, `discount` and `lambda`; keeps the agent and the last tenth's reward of a step.
+    clipped, `entropy`, `discount` and `lambda`; keeps the agent and the last tenth's reward of
+    a step.
     """
     if stage.finished:
         return
@@ -118,7 +119,7 @@ def train(stage: Stage, config: Config, game: str, method: str, seed: int) -> No
         if k > 0.9 * config.updates or k == config.updates:
             end.append(numbers["reward"])
         if k % every == 0 or k == config.updates:
-            values = ended | averaged(window, ("step_reward", "return"))
+            values = ended | averaged(window, ("step_reward", "return", "entropy"))
             stage.log(k * size, values)
             ended = {n: v for n, v in values.items() if n == "return"}
             window.clear()

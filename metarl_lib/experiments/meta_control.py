@@ -151,10 +151,11 @@ def averaged(window: list[dict[str, float]], means: Sequence[str]) -> dict[str, 
 def trained_rows(config: Any, tensors: Mapping[str, Tensor], seed: int) -> list[Row]:
     """What every variant earned.
 
-    Metrics: `whole`, the mean return of the episodes of the training (on laps: the mean reward
-    of a step of the whole life), `end`, that of its last tenth; `discount` and `lambda` at the
-    end; `test_return` (not on laps) of whole episodes of the trained agent, actions drawn; where
-    γ is learned, `whole_minus_fixed`, `whole` less that of the agent whose γ is γ̄ for good.
+    Metrics: `whole`, the mean over the training of what the episodes that ended in a segment
+    returned (on laps: the mean reward of a step of the whole life), `end`, that of its last
+    tenth; `discount` and `lambda` at the end; `test_return` (not on laps) of whole episodes of
+    the trained agent, actions drawn; where γ is learned, `whole_minus_fixed`, `whole` less that
+    of the agent whose γ is γ̄ for good.
     """
     rows = []
     for name, plan in variants(config).items():

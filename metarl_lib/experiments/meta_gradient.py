@@ -102,7 +102,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/03_meta_gradients.md",
     claim="An agent learns the discount of its own return while it learns to act",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "60 s", "full": "15 min"},
+    cost={"smoke": "5 s", "book": "60 s", "full": "35 min"},
     run=run,
     evaluate=evaluate,
 )

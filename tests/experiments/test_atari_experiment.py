@@ -8,6 +8,7 @@ import jaxtyping
 import pytest
 from plain_lives import rows_of
 
+from metarl_lib.cli import main
 from metarl_lib.experiments import atari
 from metarl_lib.runs import Run
 
@@ -38,6 +39,17 @@ def test_without_the_emulator_a_run_names_the_extra(tmp_path, monkeypatch) -> No
     run = Run.create(tmp_path / "r", "atari", TINY, scale="smoke", seed=0)
     with pytest.raises(ImportError, match=r"pip install 'metarl_lib\[atari\]'"):
         atari.run(TINY, run)
+
+
+def test_without_the_emulator_the_command_line_says_so_in_one_line(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    out = str(tmp_path / "r")
+    assert main(["run", "atari", "--scale", "smoke", "--out", out]) == 1
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert lines[-1].endswith("pip install 'metarl_lib[atari]'")
+    assert not any("Traceback" in line for line in lines)
 
 
 def test_the_papers_games_are_57() -> None:

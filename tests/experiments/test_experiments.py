@@ -50,10 +50,15 @@ TINY = {
         "tuning_tasks": 4,
         "test_tasks": 4,
     },
+    "meta_gradient": {"chains": (), "tasks": ("laps",)},
+    "atari": {"games": ("pong",), "methods": ("mg-both",), "updates": 2},
 }
 
 
 def run_in(folder: Path, name: str, seed: int = 0, overrides: dict | None = None):
+    if name == "atari":
+        missing = "the extra atari is missing: pip install 'metarl_lib[atari]'"
+        pytest.importorskip("ale_py", reason=missing)
     experiment = EXPERIMENTS[name]
     config = experiment.config("smoke", overrides)
     run = Run.create(folder, name, config, scale="smoke", seed=seed)

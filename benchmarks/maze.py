@@ -6,8 +6,7 @@ It is not in the extra `bench`, because it asks for an older Gymnasium than ours
 well without: `pip install --no-deps gymnax && pip install flax six`.
 Training is that of the book: PPO on whole trials with a MetODS layer of 64 units and depth 2,
 four passes over each segment, and, as actor-critics do, a single one. Seconds of the clock, with
-two threads, and a layer that is compiled where there is a C++ compiler; with `--quick` it is not,
-and there is one thread.
+two threads, and with one where it is `--quick`.
 
     python benchmarks/maze.py [--quick]
 """
@@ -92,11 +91,11 @@ def gymnax_environment(steps: int = 200, rounds: int = 5) -> float | None:
     return rate(lambda: jax.block_until_ready(roll(jax.random.PRNGKey(1))), ROWS * steps, rounds)
 
 
-def training(epochs: int, rounds: int, compile: bool) -> float:
+def training(epochs: int, rounds: int) -> float:
     """Environment steps a second that an agent collects and learns from."""
     env = Trial(Maze())
     torch.manual_seed(0)
-    core = MetODS(env.observation_space.shape[0], UNITS, DEPTH, compile=compile)
+    core = MetODS(env.observation_space.shape[0], UNITS, DEPTH, compile=True)
     model = ActorCritic(core, env.observation_space, env.action_space, value_unit=10.0)
     settings = Settings(
         rows=TRIALS, segment=100, updates=1000, epochs=epochs, minibatches=4 if epochs > 1 else 1,
@@ -109,23 +108,18 @@ def training(epochs: int, rounds: int, compile: bool) -> float:
 def main() -> None:
     """Measure, print the table, and end with one line of JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer rounds, nothing compiled")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, one thread")
     quick = parser.parse_args().quick
     threads = 1 if quick else THREADS
     torch.set_num_threads(threads)
-    try:
-        MetODS(1, 1, compile=True)
-        can_compile = not quick
-    except ValueError:
-        can_compile = False
     rounds = 1 if quick else 5
     found = {
         f"environment, {ROWS} rows": environment(rounds=rounds),
         "the same, gymnax": gymnax_environment(rounds=rounds),
-        "training, four passes": training(4, rounds, can_compile),
-        "training, one pass": training(1, rounds, can_compile),
+        "training, four passes": training(4, rounds),
+        "training, one pass": training(1, rounds),
     }
-    print(f"threads: {threads}" + (", layer compiled" if can_compile else ""))
+    print(f"threads: {threads}")
     print(f"{'':<28}{'steps/s':>12}")
     for name, value in found.items():
         print(f"{name:<28}" + (f"{value:>12,.0f}" if value else f"{'not installed':>12}"))

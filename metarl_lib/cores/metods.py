@@ -186,6 +186,15 @@ def choose_form(num_units: int, depth: int, write: str, *, compiled: bool) -> st
     The replay keeps W at every √T-th step alone, others at each, and the naive form each W^s:
     that decides where the difference in time is small. With one pass there is no inner W^s, and
     small ones cost next to nothing to form once the step is compiled.
+
+    Where the fused form is to be had, compiling means that one. The same on a slower machine
+    (replay, eager / fused), the two taking turns:
+
+        N      S = 1          S = 2          S = 4
+        20     1.75 / 0.52    4.07 / 0.81    6.03 / 1.49
+        32     2.83 / 0.72    4.14 / 1.10    5.92 / 1.35
+        64     7.15 / 1.61    8.99 / 2.37    12.8 / 4.35
+        100    13.7 / 3.24    18.6 / 5.06    26.9 / 10.0
     """
     if compiled and write != "mlp":
         return "fused"

@@ -30,7 +30,7 @@ class Backpropamine(Core):
 
     def __init__(self, input_size: int, num_units: int, *, compile: bool = False) -> None:
         super().__init__(input_size, num_units)
-        n, self.compile = num_units, compile
+        n, self.fused = num_units, compile
         self.embed = nn.Linear(input_size, n)
         self.weight = nn.Parameter(torch.empty(n, n))
         self.alpha = nn.Parameter(0.01 * torch.rand(n, n))
@@ -56,7 +56,7 @@ class Backpropamine(Core):
         self, xs: Float[Tensor, "T B I"], state: State, resets: Tensor | None = None
     ) -> tuple[Float[Tensor, "T B O"], State]:
         """T steps."""
-        if not (self.compile and can_fuse(xs)):
+        if not (self.fused and can_fuse(xs)):
             return super().scan(xs, state, resets)
         from metarl_lib.cores.plastic_fused import Fused  # Numba takes a second to import
 

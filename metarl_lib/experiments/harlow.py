@@ -79,7 +79,7 @@ class Config(Variants, Settings):
     value_weight: float = option(0.4, "weight of the value loss")
     num_units: int = option(20, "units of the cells that rewrite their weights")
     gru_units: int = option(64, "units of the gated cells that are not matched to them")
-    compile: bool = option(False, "compile the MetODS step; needs a C++ compiler")
+    compile: bool = option(False, "compile the MetODS cells")
     variants: tuple[str, ...] = option(tuple(CORES), "agents to train")
     costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")
     costly_seeds: int = option(3, "only runs whose seed is below this number train the costly")

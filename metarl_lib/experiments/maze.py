@@ -57,7 +57,7 @@ class Config(Variants, Settings):
     maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
     maml_horizon: int = option(25, "steps between two of its gradient steps")
     maml_rate: float = option(1.0, "size of its gradient steps, at the start if it is learned")
-    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
+    compile: bool = option(False, "compile the cells that rewrite their weights")
     variants: tuple[str, ...] = option(MAIN, "agents to train")
     costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")
     costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")

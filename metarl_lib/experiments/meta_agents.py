@@ -63,7 +63,7 @@ class RobotAgents(Variants, Settings):
     maml_units: int = option(64, "units of each layer of the agent that takes gradient steps")
     maml_horizon: int = option(100, "steps between two of its gradient steps")
     maml_rate: float = option(0.1, "size of its gradient steps at the start; they are learned")
-    compile: bool = option(False, "compile the MetODS cells; needs a C++ compiler")
+    compile: bool = option(False, "compile the cells that rewrite their weights")
     costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ def test_a_missing_peer_is_none(script, monkeypatch) -> None:
 def test_more_passes_take_longer(script, monkeypatch) -> None:
     monkeypatch.setattr(script, "UNITS", 16)
     monkeypatch.setattr(script, "TRIALS", 8)
-    assert 0 < script.training(4, 1, False) < script.training(1, 1, False)
+    assert 0 < script.training(4, 1) < script.training(1, 1)
 
 
 def test_quick_prints_a_table_and_one_line_of_json(quick) -> None:

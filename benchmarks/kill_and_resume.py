@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import faulthandler
 import gc
 import json
 import os
@@ -21,10 +22,13 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
+import torch._dynamo  # a run imports it late, and here it is imported once for all processes
 
 from metarl_lib.experiments import EXPERIMENTS
 from metarl_lib.runs import Run, stage_tensors
@@ -32,6 +36,7 @@ from metarl_lib.runs import Run, stage_tensors
 EXPERIMENT = EXPERIMENTS["teacher_student"]
 CONFIG = EXPERIMENT.config("smoke", {"hidden": 10, "learning_rates": (1e-3,)})
 MOST_KILLS = 60  # of one run; on a busy machine a process may get nowhere in its time
+STUCK = 120.0  # seconds after which a process that goes on says where it is, and ends
 
 
 def go_on(folder: Path) -> None:
@@ -46,12 +51,22 @@ def go_on(folder: Path) -> None:
 
 def start(folder: Path) -> int:
     """Let it go on in a forked process; its number."""
+    return fork(lambda: go_on(folder))
+
+
+def fork(work: Callable[[], object]) -> int:
+    """Work in a forked process, whose status says whether no error came; its number.
+
+    Whatever starts threads has to go through here: a fork copies the locks that other threads
+    hold, and who waits for one of these waits forever.
+    """
     child = os.fork()
     if child:
         return child
     status = 1
+    faulthandler.dump_traceback_later(STUCK, exit=True)
     with contextlib.suppress(BaseException):
-        go_on(folder)
+        work()
         status = 0
     os._exit(status)
 
@@ -67,6 +82,12 @@ def step_of(folder: Path) -> int:
     if not path.exists():
         return 0
     return sum(record["step"] for record in json.loads(path.read_text())["stages"].values())
+
+
+def compare(folder: Path, whole: Path) -> None:
+    """An error unless `equal`."""
+    if not equal(folder, whole):
+        raise ValueError(f"{folder} differs from {whole}")
 
 
 def equal(folder: Path, whole: Path) -> bool:
@@ -113,8 +134,9 @@ def main() -> None:
     chance = random.Random(0)
     with tempfile.TemporaryDirectory() as top:
         whole = Path(top) / "whole"
-        go_on(whole)  # imports what forked processes would each import again
         gc.freeze()  # forks are cheaper
+        if wait(start(whole)):
+            sys.exit("the undisturbed run failed")
         times = []
         for repeat in range(3):
             begin = time.monotonic()
@@ -129,7 +151,7 @@ def main() -> None:
             folder = Path(top) / str(runs)
             most = min(MOST_KILLS, kills - len(moments))
             steps = kill_until_done(folder, seconds / 3, most, chance)
-            good = equal(folder, whole)
+            good = wait(fork(partial(compare, folder, whole))) == 0
             print(f"{runs:>4}{len(steps):>7}  {'yes' if good else 'NO':<5}  {steps}", flush=True)
             runs, same = runs + 1, same + good
             moments += steps

@@ -196,15 +196,28 @@ def prediction_errors(config: Config, record: Record, values: Tensor) -> dict[st
         belief = bayes.learn(belief, action, place, reward)
         memory = free.learn(memory, action, place, reward)
     based, unplanned = (torch.stack(column).flatten() for column in zip(*inner, strict=True))
-    x = torch.stack([standard(based), standard(unplanned)], 1)
-    y = standard(outer.flatten())
-    weights = torch.linalg.lstsq(x, y[:, None]).solution[:, 0]
-    rest = (y - x @ weights).square().mean()
+    x, z, y = standard(based), standard(unplanned), standard(outer.flatten())
+    first, second = weights_of_two(x, z, y)
+    rest = (y - first * x - second * z).square().mean()
     return {
-        "rpe_model_based": float(weights[0]),
-        "rpe_model_free": float(weights[1]),
+        "rpe_model_based": first,
+        "rpe_model_free": second,
         "rpe_r2": float(1 - rest / y.square().mean()) if bool(y.any()) else 0.0,
     }
+
+
+def weights_of_two(x: Tensor, z: Tensor, y: Tensor) -> tuple[float, float]:
+    """The least squares weights (a, b) of y on x and z, the smallest where many are.
+
+    By sums alone: the last bits of a library for linear algebra depend on where in memory its
+    scratch space happens to lie.
+    """
+    xx, xz, zz = float((x * x).sum()), float((x * z).sum()), float((z * z).sum())
+    xy, zy = float((x * y).sum()), float((z * y).sum())
+    determinant, trace = xx * zz - xz * xz, xx + zz
+    if determinant > 1e-12 * trace * trace:
+        return (zz * xy - xz * zy) / determinant, (xx * zy - xz * xy) / determinant
+    return (xy / trace, zy / trace) if trace > 0 else (0.0, 0.0)
 
 
 def standard(numbers: Tensor) -> Tensor:

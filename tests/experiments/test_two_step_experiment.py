@@ -12,7 +12,13 @@ from sklearn.linear_model import LinearRegression, LogisticRegression
 from torch import Tensor
 
 from metarl_lib.experiments import two_step
-from metarl_lib.experiments.two_step import VARIANT, Config, describe, prediction_errors
+from metarl_lib.experiments.two_step import (
+    VARIANT,
+    Config,
+    describe,
+    prediction_errors,
+    weights_of_two,
+)
 from metarl_lib.oracles import BayesFilter, ModelBased, ModelFree, TwoStepTask
 from metarl_lib.oracles.two_step import Record
 from metarl_lib.runs import Run, generator
@@ -152,6 +158,22 @@ def test_a_critic_that_follows_one_inner_algorithm_is_told_from_the_other(column
 def test_a_critic_that_never_changes_its_mind_follows_nobody() -> None:
     found = prediction_errors(SMALL, shown(), torch.full((24, 60), 0.3))
     assert found["rpe_model_based"] == found["rpe_model_free"] == 0
+
+
+@pytest.mark.parametrize("kind", ["full", "equal", "opposite", "one", "other", "none"])
+def test_the_two_weights_are_those_of_the_pseudoinverse(kind) -> None:
+    x, z, y = torch.randn(3, 50, dtype=torch.float64, generator=seeded(4))
+    zero = torch.zeros_like(x)
+    x, z = {
+        "full": (x, z),
+        "equal": (x, x),
+        "opposite": (x, -x),
+        "one": (x, zero),
+        "other": (zero, z),
+        "none": (zero, zero),
+    }[kind]
+    expected = np.linalg.pinv(torch.stack([x, z], 1).numpy()) @ y.numpy()
+    assert weights_of_two(x, z, y) == pytest.approx(expected, abs=1e-10)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from metarl_lib.experiments import (
     maml_sinusoid,
     maze,
     meta_gradient,
+    pearl,
     perturbation_noise,
     teacher_student,
     two_step,
@@ -31,6 +32,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         harlow.EXPERIMENT,
         maze.EXPERIMENT,
         maml_sinusoid.EXPERIMENT,
+        pearl.EXPERIMENT,
         meta_gradient.EXPERIMENT,
         atari.EXPERIMENT,
     )

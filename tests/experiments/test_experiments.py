@@ -50,6 +50,11 @@ TINY = {
         "tuning_tasks": 4,
         "test_tasks": 4,
     },
+    "pearl": {
+        "variants": ("pearl-dense", "told-dense"),
+        "goal_radius": 0.8,  # so large that agents come near it whom nobody has taught
+        "test_tasks": 50,
+    },
     "meta_gradient": {"chains": (), "tasks": ("laps",)},
     "atari": {"games": ("pong",), "methods": ("mg-both",), "updates": 2},
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,9 +43,10 @@ def probed(env: Any, agent: Agent, tasks: MazeTasks, stream: torch.Generator) ->
     target, size = tasks.target, tasks.open.shape[-1]
     values = {}
     for t, memory in memories.items():
-        values[f"r2_target_{t}"] = explained(memory, place(target, size))
-        values[f"r2_target_view_{t}"] = explained(views[t], place(target, size))
-        values[f"r2_position_{t}"] = explained(memory, place(cell[t - 1], size))
+        goal, here = place(target, size), place(cell[t - 1], size)
+        values[f"r2_target_{t}"], standing = explained(memory, goal, here)
+        (values[f"r2_target_view_{t}"],) = explained(views[t], goal)
+        values[f"r2_position_{t}"] = standing
     return values
 
 
@@ -55,30 +55,35 @@ def place(cell: Tensor, size: int) -> Float[Tensor, "B 2"]:
     return torch.stack([cell.div(size, rounding_mode="floor"), cell % size], -1).double()
 
 
-def explained(x: Float[Tensor, "B F"], y: Float[Tensor, "B 2"]) -> float:
-    """R² of a ridge regression in the last quarter of the rows, fitted to the others.
+def explained(x: Float[Tensor, "B F"], *ys: Float[Tensor, "B 2"]) -> list[float]:
+    """R² of a ridge regression in the last quarter of the rows, fitted to the others; for each y.
 
     Its strength is the one with the best R² in the third quarter when fitted to the first two.
     """
-    half, most = len(x) // 2, 3 * len(x) // 4
-    found = _r2(x[:half], y[:half], x[half:most], y[half:most], RIDGES)
-    best = RIDGES[found.index(max(found))]
-    return _r2(x[:most], y[:most], x[most:], y[most:], (best,))[0]
+    half, most, y = len(x) // 2, 3 * len(x) // 4, torch.stack(ys, 1)
+    best = _r2(x[:half], y[:half], x[half:most], y[half:most]).argmax(0, keepdim=True)
+    found: list[float] = _r2(x[:most], y[:most], x[most:], y[most:]).gather(0, best)[0].tolist()
+    return found
 
 
-def _r2(
-    x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor, ridges: Sequence[float]
-) -> list[float]:
-    """R² for each strength, which counts in units of the mean square of a row.
+def _r2(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> Float[Tensor, "R Y"]:
+    """R² for each strength, which counts in units of the mean square of a row, and each y.
 
-    The fit is that of the dual problem, as there are more numbers in a memory than trials: with
-    the kernel K = x xᵀ = U diag(e) Uᵀ, the weights of the rows are U diag(1 / (e + λ)) Uᵀ y.
+    With x xᵀ = U diag(e) Uᵀ of the rows, or xᵀ x = U diag(e) Uᵀ of the numbers where these are
+    fewer, the fit is x_test xᵀ U diag(1 / (e + λ)) Uᵀ y, or x_test U diag(1 / (e + λ)) Uᵀ xᵀ y.
     """
     mean, level = x.mean(0), y.mean(0)
-    x, x_test = (x - mean).double(), (x_test - mean).double()
-    e, u = torch.linalg.eigh(x @ x.T)
-    unit = e.mean().clamp(min=1e-12)
-    projected, seen = u.T @ (y - level), x_test @ x.T @ u
-    spread = (y_test - y_test.mean(0)).square().sum()
-    errors = (y_test - level - seen @ (projected / (e + r * unit)[:, None]) for r in ridges)
-    return [float(1 - error.square().sum() / spread) for error in errors]
+    x, x_test, y = (x - mean).double(), (x_test - mean).double(), (y - level).flatten(1)
+    unit = (x.square().sum() / len(x)).clamp(min=1e-12)
+    if len(x) <= x.shape[1]:
+        e, u = torch.linalg.eigh(x @ x.T)
+        seen, projected = x_test @ (x.T @ u), u.T @ y
+    else:
+        e, u = torch.linalg.eigh(x.T @ x)
+        seen, projected = x_test @ u, u.T @ (x.T @ y)
+    spread = (y_test - y_test.mean(0)).square().sum((0, 2))
+    shares = []
+    for r in RIDGES:
+        fit = (seen @ (projected / (e + r * unit)[:, None])).view_as(y_test)
+        shares.append(1 - (y_test - level - fit).square().sum((0, 2)) / spread)
+    return torch.stack(shares)

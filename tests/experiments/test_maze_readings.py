@@ -81,14 +81,23 @@ def test_the_explained_share_is_that_of_a_primal_ridge_regression() -> None:
     ):
         x, y = related(count, features, noise, seed)
         expected, ridge = plain_explained(x, y)
-        assert explained(x, y) == pytest.approx(expected, abs=1e-5)
+        assert explained(x, y) == pytest.approx([expected], abs=1e-5)
         chosen.add(ridge)
     assert len(chosen) >= 4, "the strength was chosen, and not always the same"
 
 
+def test_several_targets_have_a_strength_each() -> None:
+    for features in (3, 100):  # fewer than rows, and more
+        x, clear = related(80, features, 0.0, seed=1)
+        _, vague = related(80, features, 8.0, seed=2)
+        alone = [plain_explained(x, y) for y in (clear, vague)]
+        assert alone[0][1] != alone[1][1], "they need different strengths"
+        assert explained(x, clear, vague) == pytest.approx([one for one, _ in alone], abs=1e-5)
+
+
 def test_an_exact_linear_relation_is_explained_in_full() -> None:
     x, y = related(200, 4, 0.0)
-    assert explained(x, y) == pytest.approx(1, abs=1e-4)
+    assert explained(x, y) == pytest.approx([1], abs=1e-4)
 
 
 def test_noise_explains_nothing_however_much_of_it_there_is() -> None:
@@ -96,7 +105,7 @@ def test_noise_explains_nothing_however_much_of_it_there_is() -> None:
     for seed in range(4):
         _, y = related(80, 3, 1.0, seed)
         noise = torch.randn(80, 100, generator=seeded(50 + seed))
-        assert -0.6 < explained(noise, y) < 0.15
+        assert -0.6 < explained(noise, y)[0] < 0.15
 
 
 def test_what_holds_in_the_fitted_rows_alone_explains_nothing_in_the_others() -> None:
@@ -104,13 +113,13 @@ def test_what_holds_in_the_fitted_rows_alone_explains_nothing_in_the_others() ->
     x, y = related(80, 3, 0.0)
     y = y - y.mean(0)
     y[60:] *= -1
-    assert explained(x, y) < -1
+    assert explained(x, y)[0] < -1
 
 
 def test_a_memory_that_never_changes_explains_nothing() -> None:
     _, y = related(80, 3, 1.0)
     for level in (0.0, 7.0):
-        found = explained(torch.full((80, 5), level), y)
+        (found,) = explained(torch.full((80, 5), level), y)
         spread = (y[60:] - y[60:].mean(0)).square().sum()
         assert found == pytest.approx(float(1 - (y[60:] - y[:60].mean(0)).square().sum() / spread))
         assert -1 < found <= 0

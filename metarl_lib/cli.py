@@ -18,7 +18,8 @@ import torch
 from metarl_lib import __version__
 from metarl_lib.cli_run import UsageError, add_commands
 from metarl_lib.experiments import EXPERIMENTS
-from metarl_lib.report import publish, results_folder
+from metarl_lib.publishing import publish
+from metarl_lib.report import results_folder
 from metarl_lib.runs import SCALES
 
 EXTRAS = {

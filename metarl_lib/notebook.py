@@ -12,7 +12,8 @@ import torch
 
 from metarl_lib import __version__, plots
 from metarl_lib.experiments import EXPERIMENTS
-from metarl_lib.report import Published, load_published, publish
+from metarl_lib.publishing import publish
+from metarl_lib.report import Published, load_published
 from metarl_lib.runs import SCALES, Run
 
 

@@ -1,4 +1,4 @@
-"""From run folders to published results, and from those to tables and the claims ledger."""
+"""From published results to intervals, tables and the claims ledger."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from scipy import stats
 from torch import Tensor
 
-from metarl_lib.files import read_json, write_atomically, write_json
-from metarl_lib.folder import check_finished, read_header, stage_tensors
-from metarl_lib.provenance import portable
-from metarl_lib.runs import SCALES
+from metarl_lib.files import read_json
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
@@ -151,68 +148,6 @@ def load_published(name: str, folder: Path | None = None) -> Published:
     )
 
 
-def publish(runs: Sequence[Path], folder: Path) -> Path:
-    """Copy the small results of finished runs of one experiment to `folder/<experiment>/`.
-
-    Written are `summary.json` (means and 95 % intervals over seeds), `seeds.csv`, `curves.csv`,
-    `provenance.json`, and `checkpoint.safetensors` with the last tensors of the lowest seed.
-
-    Returns:
-        The folder that was written.
-
-    Raises:
-        ValueError: for no runs, an unfinished one, two of one seed, runs whose configurations
-            differ, or a smaller scale than is published already; nothing is written then.
-    """
-    headers = [read_header(path) for path in runs]
-    for path in runs:
-        check_finished(path)
-    if not headers:
-        raise ValueError("no run folders given: name at least one finished run")
-    kinds = {(h["experiment"], h["hash"], h["scale"]) for h in headers}
-    if len(kinds) > 1:
-        listed = "; ".join(sorted(" ".join(kind) for kind in kinds))
-        raise ValueError(f"the runs differ in experiment, configuration or scale: {listed}")
-    seeds = [h["seed"] for h in headers]
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds={sorted(seeds)}: each seed may be published once")
-    order = np.argsort(seeds)
-    runs, headers = [runs[i] for i in order], [headers[i] for i in order]
-
-    results = pd.concat(
-        [
-            pd.DataFrame(read_json(path / "results.json")).assign(seed=header["seed"])
-            for path, header in zip(runs, headers, strict=True)
-        ]
-    )
-    summary = summarise(results, ["variant", "metric", "budget"])
-    summary["scale"] = headers[0]["scale"]
-    target = folder / headers[0]["experiment"]
-    _refuse_smaller_scale(target, headers[0]["scale"])
-    columns = ["variant", "metric", "mean", "low", "high", "seeds", "budget", "scale"]
-    single = results[["variant", "metric", "seed", "value"]]
-    _write_csv(target / "seeds.csv", single)
-    _publish_curves(runs, target / "curves.csv")
-    tensors = stage_tensors(runs[0])
-    checkpoint = target / "checkpoint.safetensors"
-    if tensors:
-        write_atomically(checkpoint, lambda path: save_file(tensors, path))
-    else:
-        checkpoint.unlink(missing_ok=True)
-    write_json(
-        target / "provenance.json",
-        {
-            "experiment": headers[0]["experiment"],
-            "hash": headers[0]["hash"],
-            "config": headers[0]["config"],
-            "checkpoint_seed": headers[0]["seed"],
-            "runs": [_portable_provenance(path) for path in runs],
-        },
-    )
-    write_json(target / "summary.json", summary[columns].to_dict("records"))
-    return target
-
-
 def load_claims(folder: Path | None = None) -> list[dict[str, Any]]:
     """The claims of the source documents, from `claims.yaml`.
 
@@ -285,6 +220,13 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def tally(experiments: Sequence[str], folder: Path | None = None) -> str:
+    """How often the ledger finds what among the claims about some experiments, in words."""
+    table = ledger(folder)
+    found = table.loc[table["experiment"].isin(experiments), "verdict"].str.split(":").str[0]
+    return ", ".join(f"{count} {name}" for name, count in found.value_counts().items())
+
+
 def ledger_html(table: pd.DataFrame) -> str:
     """The ledger as HTML; a small second line says where a claim stands and what was measured."""
     lines = []
@@ -316,35 +258,3 @@ def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float 
 def load_checkpoint(name: str, folder: Path | None = None) -> dict[str, Tensor]:
     """The tensors published beside an experiment's results."""
     return load_file((folder or results_folder()) / name / "checkpoint.safetensors")
-
-
-def _refuse_smaller_scale(target: Path, scale: str) -> None:
-    summary = target / "summary.json"
-    if summary.exists():
-        old = read_json(summary)[0]["scale"]
-        if SCALES.index(scale) < SCALES.index(old):
-            raise ValueError(
-                f"{target.name} is published at scale {old}, these runs have scale {scale}: "
-                f"remove {target} first if you mean to replace it"
-            )
-
-
-def _portable_provenance(run: Path) -> dict[str, Any]:
-    """A run's provenance, with the folders of the machine that made it left out."""
-    record: dict[str, Any] = read_json(run / "provenance.json")
-    record["argv"] = [portable(word) for word in record["argv"]]
-    return record
-
-
-def _publish_curves(runs: Sequence[Path], target: Path) -> None:
-    tables = [pd.read_parquet(p) for run in runs if (p := run / "metrics.parquet").exists()]
-    if not tables:
-        target.unlink(missing_ok=True)
-        return
-    rows = pd.concat(tables)
-    rows[["variant", "metric"]] = rows["name"].str.split("/", n=1, expand=True)
-    _write_csv(target, summarise(rows, ["variant", "metric", "step"]))
-
-
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_atomically(path, lambda partial: table.to_csv(partial, index=False, float_format="%.6g"))

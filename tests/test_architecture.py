@@ -11,7 +11,17 @@ LONGEST = 350
 
 SCIENCE = {"rules", "datasets", "envs", "cores", "algos", "oracles", "experiments"}
 GROUND = {"rules", "datasets", "cores", "oracles"}
-SERVICE = {"files", "folder", "metrics", "provenance", "runs", "report", "plots", "figures"}
+SERVICE = {
+    "files",
+    "folder",
+    "metrics",
+    "provenance",
+    "runs",
+    "report",
+    "publishing",
+    "plots",
+    "figures",
+}
 
 # Floor -> the floors below it that it may see. Every module may see its own floor.
 MAY_SEE: dict[str, set[str]] = {

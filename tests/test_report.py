@@ -14,15 +14,16 @@ import yaml
 from scipy import stats
 
 from metarl_lib import report
+from metarl_lib.publishing import publish
 from metarl_lib.report import (
     ledger,
     load_checkpoint,
     load_claims,
     load_published,
     mean_interval,
-    publish,
     results_folder,
     summarise,
+    tally,
     verdict,
 )
 from metarl_lib.runs import Run, config_hash
@@ -314,6 +315,12 @@ def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
     assert found.loc["A1", "seeds"] == 2
     assert found.loc["A2", "note"] == "far off"
     assert pd.isna(found.loc["A3", "mean"])
+    assert tally([CLAIM["experiment"]], folder) in (
+        "1 reproduced, 1 not reproduced, 1 cannot be checked",
+        "1 not reproduced, 1 reproduced, 1 cannot be checked",
+    )
+    assert tally([CLAIM["experiment"], "later"], folder).startswith("2 cannot be checked, 1 ")
+    assert tally(["nowhere"], folder) == ""
 
 
 def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:

@@ -227,3 +227,14 @@ def test_a_good_page_passes() -> None:
 def test_a_fault_is_found(old: str, new: str, words: str) -> None:
     assert old in GOOD
     assert any(words in fault for fault in faults(GOOD.replace(old, new, 1)))
+
+
+def test_the_landing_page_says_how_long_the_pages_are() -> None:
+    """At a hundred words a minute; code, formulas and what stands in directives do not count."""
+    promise = re.search(r"about (\d+) hours", (ROOT / "book" / "index.md").read_text())
+    assert promise, "the landing page names the hours of the reader's path"
+    words = 0
+    for page in PAGES:
+        text = outside_fences((ROOT / page).read_text().split("\n---\n", 1)[1])
+        words += len(re.findall(r"[A-Za-z][A-Za-z'-]+", re.sub(r"\$[^$]+\$", "", text)))
+    assert int(promise[1]) == pytest.approx(words / 100 / 60, rel=0.2)

@@ -177,6 +177,11 @@ for _chain in ("pattern", "graded", "alias"):
         f"{_chain}-best": Look("best possible", BLACK, "-"),
         f"{_chain}-uniform": Look("best, same everywhere", GREY, "--"),
     }
+LOOKS |= {
+    "epg": Look("evolved loss", RED, "-", "D"),
+    "ppo": Look("PPO from scratch", BLUE, "--", "s"),
+    "rl2-gru": Look("RL²", GREEN, "-.", "^"),
+} | {f"epg-{family}": Look("evolution", PURPLE) for family in ("point", "pendulum", "cheetah")}
 
 
 def use_style() -> None:

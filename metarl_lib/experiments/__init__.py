@@ -4,6 +4,7 @@ from metarl_lib.experiments import (
     atari,
     bandit,
     digits,
+    epg,
     harlow,
     layerwise,
     maml_sinusoid,
@@ -35,5 +36,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         pearl.EXPERIMENT,
         meta_gradient.EXPERIMENT,
         atari.EXPERIMENT,
+        epg.EXPERIMENT,
     )
 }

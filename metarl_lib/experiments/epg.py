@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from typing import TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl_lib.algos import EPG, Lives
-from metarl_lib.experiments.base import Experiment
+from metarl_lib.algos import EPG, PPO, Lives
+from metarl_lib.experiments.base import Experiment, row
 from metarl_lib.experiments.epg_config import (
     Config,
     evolution_of,
@@ -28,25 +29,28 @@ from metarl_lib.experiments.epg_evaluation import (
     test_rl2,
 )
 from metarl_lib.experiments.epg_tasks import TASKS
-from metarl_lib.experiments.meta_training import last_logged, train_agent
+from metarl_lib.experiments.meta_training import last_logged, streams_of, train_agent
 from metarl_lib.runs import DivergenceError, Row, Run, Stage
 
 NAME = "epg"
 SEARCH = 10
-"""What a key of random numbers is for, beside those of evolution and tests."""
+"""What random numbers are for, beside those of evolution, training and tests."""
 
 LOGS, CHECKPOINTS = 100, 20
 
+Choice = TypeVar("Choice")
+
 PRESETS = {
     "smoke": Config(
-        generations=(2, 2, 2), losses=4, learners=1, hidden=4, life=(3, 1, 1), buffer=(40, 60, 60),
-        beyond=1, ppo_life=(6, 4, 4), ppo_rates=(1e-2,), ppo_stretches=(2,), ppo_passes=(1,),
-        ppo_lives=2, rl2_updates=(1, 1, 1), rl2_rows=4, rl2_segment=20, rl2_units=4, test_lives=4,
+        generations=(2, 2, 2), losses=4, learners=1, hidden=4, life=(3, 1, 1), stretch=(20, 50, 50),
+        buffer=(40, 60, 60), beyond=1, ppo_life=(6, 4, 4), ppo_rates=(1e-2,), ppo_stretches=(2,),
+        ppo_passes=(1,), ppo_lives=2, rl2_updates=(1, 1, 1), rl2_rates=(3e-3,), rl2_search=1,
+        rl2_rows=4, rl2_segment=20, rl2_units=4, test_lives=4,
     ),
     "book": Config(
-        tasks=("point",), generations=(60, 1, 1), losses=128, ppo_life=(128, 1, 1),
-        ppo_rates=(3e-3, 1e-2), ppo_stretches=(4,), ppo_lives=8, rl2_updates=(60, 1, 1),
-        test_lives=50,
+        tasks=("point",), generations=(40, 1, 1), losses=64, ppo_life=(64, 1, 1),
+        ppo_rates=(3e-3, 1e-2), ppo_stretches=(4,), ppo_passes=(4,), ppo_lives=8,
+        rl2_updates=(40, 1, 1), rl2_rates=(3e-3,), rl2_search=2, test_lives=50,
     ),
     "full": Config(),
 }  # fmt: skip
@@ -58,9 +62,14 @@ def run(config: Config, run: Run) -> list[Row]:
     for name in config.tasks:
         evolve(run.stage(f"epg-{name}"), config, name, run.seed)
         tune(run.stage(f"ppo-{name}"), config, name, run.seed)
+        search = run.stage(f"rl2-search-{name}")
+        tune_rl2(search, config, name, run.seed)
+        rate = search.values["rate"]
+        rows.append(row("rl2-gru", f"rate_{name}", rate, 1))
+        settings = rl2_of(config, config.of("rl2_updates", name), rate)
         index, env = list(TASKS).index(name), trial(config, name)
         agent = make_agent(config, name, run.seed)
-        train_agent(run.stage(f"rl2-{name}"), env, agent, rl2_of(config, name), run.seed, index)
+        train_agent(run.stage(f"rl2-{name}"), env, agent, settings, run.seed, index)
     tensors = run.tensors()
     for name in config.tasks:
         task = TASKS[name]()
@@ -123,10 +132,34 @@ def tune(stage: Stage, config: Config, name: str, seed: int) -> None:
         )
     if not any(math.isfinite(score) for score in scores.values()):
         raise DivergenceError(f"ppo_rates={config.ppo_rates}: every one diverged; add smaller ones")
-    best = max(scores, key=lambda choice: scores[choice])
+    best = best_of(scores)
     values = dict(zip(("rate", "episodes", "passes"), best, strict=True))
     values["score"] = scores[best]
     stage.save(len(grid), {}, values, finished=True)
+
+
+def tune_rl2(stage: Stage, config: Config, name: str, seed: int) -> None:
+    """Train short at every rate; the best earns most in the second half of its training."""
+    if stage.finished:
+        return
+    index, scores = SEARCH + list(TASKS).index(name), {}
+    for rate in tqdm(config.rl2_rates, desc=stage.name, leave=False, disable=None):
+        settings = rl2_of(config, config.rl2_search, rate)
+        agent = make_agent(config, name, seed)
+        training = PPO(trial(config, name), agent, settings, streams_of(seed, index))
+        earned = [training.update()["reward"] for _ in range(config.rl2_search)]
+        half = earned[len(earned) // 2 :]
+        scores[rate] = sum(half) / len(half)
+    if not any(math.isfinite(score) for score in scores.values()):
+        raise DivergenceError(f"rl2_rates={config.rl2_rates}: every one diverged; add smaller ones")
+    best = best_of(scores)
+    stage.save(len(scores), {}, {"rate": best, "score": scores[best]}, finished=True)
+
+
+def best_of(scores: Mapping[Choice, float]) -> Choice:
+    """The choice of the highest score; what diverged is no choice."""
+    finite = {choice: score for choice, score in scores.items() if math.isfinite(score)}
+    return max(finite, key=lambda choice: finite[choice])
 
 
 EXPERIMENT = Experiment(
@@ -134,7 +167,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/04_evolved_policy_gradients.md",
     claim="A loss that was evolved teaches fresh learners new tasks in fewer steps than PPO",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "2 min", "full": "25 min"},
+    cost={"smoke": "10 s", "book": "2 min", "full": "45 min"},
     run=run,
     evaluate=evaluate,
 )

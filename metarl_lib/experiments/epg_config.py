@@ -20,38 +20,41 @@ class Config:
 
     tasks: tuple[str, ...] = option(("point", "pendulum"), "families of tasks")
     generations: tuple[int, ...] = option(
-        (1200, 300, 300), "generations of the loss, of each family"
+        (2700, 160, 160), "generations of the loss, of each family"
     )
-    losses: int = option(256, "perturbed losses of a generation, in antithetic pairs")
-    learners: int = option(1, "lives that each perturbed loss is judged by")
-    sigma: float = option(0.03, "deviation of the perturbations")
-    loss_rate: float = option(0.02, "learning rate of the loss at the start")
+    losses: int = option(128, "perturbed losses of a generation, in antithetic pairs")
+    learners: int = option(2, "lives that each perturbed loss is judged by")
+    sigma: float = option(0.1, "deviation of the perturbations")
+    loss_rate: float = option(0.04, "learning rate of the loss at the start")
     loss_rate_end: float = option(0.01, "and from half of the generations on")
     decay: float = option(1e-3, "weight of the loss's own parameters in its gradient")
-    block: int = option(64, "perturbed losses that live in one batch")
+    block: int = option(128, "perturbed losses that live in one batch")
     annealed: float = option(0.0, "share of the generations in which PPO's loss fades away")
     hidden: int = option(32, "units of both hidden layers of a learner")
     log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
-    life: tuple[int, ...] = option((16, 8, 8), "episodes of a life, of each family")
-    stretch: tuple[int, ...] = option((20, 50, 50), "steps between two updates, of each family")
-    minibatch: int = option(10, "steps of a minibatch, one gradient step each")
+    life: tuple[int, ...] = option((8, 8, 8), "episodes of a life, of each family")
+    stretch: tuple[int, ...] = option((20, 100, 100), "steps between two updates, of each family")
+    minibatch: tuple[int, ...] = option(
+        (20, 50, 50), "steps of a minibatch, one gradient step each, of each family"
+    )
     buffer: tuple[int, ...] = option(
-        (60, 200, 200), "last steps that the loss sees, of each family"
+        (40, 100, 100), "last steps that the loss sees, of each family"
     )
-    learner_rate: float = option(3e-2, "learning rate of the learners of evolved losses")
-    beyond: int = option(3, "how many times as long as in training lives last in a test")
-    ppo_life: tuple[int, ...] = option(
-        (512, 160, 160), "episodes of a life with PPO, of each family"
-    )
-    ppo_rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2, 3e-2), "learning rates PPO tries")
-    ppo_stretches: tuple[int, ...] = option((2, 4, 8), "episodes between its updates it tries")
+    learner_rate: float = option(8e-2, "learning rate of the learners of evolved losses")
+    beyond: int = option(4, "how many times as long as in training lives last in a test")
+    ppo_life: tuple[int, ...] = option((256, 80, 80), "episodes of a life with PPO, of each family")
+    ppo_rates: tuple[float, ...] = option((3e-3, 1e-2, 3e-2), "learning rates PPO tries")
+    ppo_stretches: tuple[int, ...] = option((1, 2, 4), "episodes between its updates it tries")
     ppo_passes: tuple[int, ...] = option((4, 16), "passes over these that it tries")
     ppo_lives: int = option(16, "lives that each of its settings is judged by")
-    rl2_updates: tuple[int, ...] = option((300, 150, 150), "updates of RL²'s agent, of each family")
+    rl2_updates: tuple[int, ...] = option((400, 200, 200), "updates of RL²'s agent, of each family")
     rl2_rows: int = option(64, "trials side by side that it learns from")
     rl2_segment: int = option(80, "steps of each between two updates")
     rl2_units: int = option(64, "units of its GRU")
-    rl2_rate: float = option(3e-3, "its learning rate at the start")
+    rl2_rates: tuple[float, ...] = option(
+        (1e-3, 3e-3, 1e-2), "learning rates at the start that it tries"
+    )
+    rl2_search: int = option(60, "updates of the short training that judges each of them")
     test_lives: int = option(200, "lives of a test")
 
     def __post_init__(self) -> None:
@@ -59,9 +62,12 @@ class Config:
             look_up("tasks", task, TASKS)
         check_positive(
             self, "ppo_life", "ppo_stretches", "ppo_passes", "ppo_lives", "rl2_updates",
-            "rl2_units", "test_lives", "beyond", "life", "generations", "ppo_rates",
+            "rl2_units", "rl2_rates", "rl2_search", "test_lives", "beyond", "life",
+            "generations", "ppo_rates",
         )  # fmt: skip
-        for name in ("generations", "life", "stretch", "buffer", "ppo_life", "rl2_updates"):
+        for name in (
+            "generations", "life", "stretch", "minibatch", "buffer", "ppo_life", "rl2_updates",
+        ):  # fmt: skip
             if len(getattr(self, name)) != len(TASKS):
                 raise ValueError(
                     f"{name}={getattr(self, name)}: needs a number for each of {', '.join(TASKS)}"
@@ -81,8 +87,9 @@ def life_of(config: Config, task: str, episodes: int | None = None) -> LifeSetti
     stretch = config.of("stretch", task)
     return LifeSettings(
         steps=length * (episodes or config.of("life", task)), stretch=stretch,
-        buffer=config.of("buffer", task), minibatch=config.minibatch, hidden=config.hidden,
-        log_std=config.log_std, learner_rate=config.learner_rate, normalise=False,
+        buffer=config.of("buffer", task), minibatch=config.of("minibatch", task),
+        hidden=config.hidden, log_std=config.log_std, learner_rate=config.learner_rate,
+        normalise=False,
     )  # fmt: skip
 
 
@@ -125,9 +132,9 @@ def make_agent(config: Config, name: str, seed: int = 0) -> ActorCritic:
     return make_model(build, seed, list(TASKS).index(name))
 
 
-def rl2_of(config: Config, name: str) -> Settings:
+def rl2_of(config: Config, updates: int, rate: float) -> Settings:
     """How it is trained."""
     return Settings(
-        rows=config.rl2_rows, segment=config.rl2_segment, updates=config.of("rl2_updates", name),
-        learning_rate=config.rl2_rate, entropy=0.0, max_grad_norm=1.0, bootstrap=True,
+        rows=config.rl2_rows, segment=config.rl2_segment, updates=updates,
+        learning_rate=rate, entropy=0.0, max_grad_norm=1.0, bootstrap=True,
     )  # fmt: skip

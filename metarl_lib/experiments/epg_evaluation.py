@@ -48,9 +48,10 @@ def readings(
 
     Metrics, each followed by family and condition: `steps`, until three episodes in a row are
     solved on average; `solved`, the share of lives in which they are; `return`, of the last of
-    the first `shown` episodes, and `return_<…>@<t>` of each episode that ends at step t, up to
-    a hundred of them. A life in which nothing is solved counts as `longest` episodes, which is
-    more than some variants live: else whoever lives shorter would seem to solve faster.
+    the first `shown` episodes, and `gained`, by how much that is more than the first's;
+    `return_<…>@<t>` of each episode that ends at step t, up to a hundred of them. A life in which
+    nothing is solved counts as `longest` episodes, which is more than some variants live: else
+    whoever lives shorter would seem to solve faster.
     """
     length = task.env.max_steps
     returns = episode_returns(rewards, length)
@@ -59,6 +60,7 @@ def readings(
         row(variant, f"steps_{condition}", steps, budget),
         row(variant, f"solved_{condition}", solved.float(), budget),
         row(variant, f"return_{condition}", returns[shown - 1], budget),
+        row(variant, f"gained_{condition}", returns[shown - 1] - returns[0], budget),
     ]
     stride = max(1, len(returns) // 100)
     for k in range(stride - 1, len(returns), stride):

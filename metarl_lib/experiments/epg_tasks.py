@@ -31,19 +31,18 @@ class Task:
         draws: other tasks, by the name of their condition; `"test"` are new ones of the same
             kind, `"outside"` are such as never occur in training.
         solved: the return of an episode that counts as solved.
-        oracle: the most that an episode can return, where that is known.
     """
 
     env: BoundedEnv
     draws: dict[str, Draw]
     solved: float
-    oracle: float | None
 
 
 def point() -> Task:
     """A goal on the upper half circle in training; outside, on the lower half.
 
-    Walking straight returns −(0.9 + 0.8 + … + 0.1) = −4.5, standing still −20.
+    Standing still returns −20. The most is −(0.9 + 0.8 + … + 0.1) = −4.5 for a goal on an axis, and
+    more for others, because both coordinates move at once.
     """
     env = PointRobot(steps=POINT_EPISODE)
 
@@ -53,7 +52,7 @@ def point() -> Task:
     def outside(count: int, generator: torch.Generator) -> PointTasks:
         return PointTasks(test(count, generator).goal * torch.tensor([1.0, -1.0]))
 
-    return Task(env, {"test": test, "outside": outside}, -8.0, -4.5)
+    return Task(env, {"test": test, "outside": outside}, -8.0)
 
 
 def pendulum() -> Task:
@@ -71,7 +70,7 @@ def pendulum() -> Task:
         gravity, _, length = (torch.full((count,), value) for value in STANDARD)
         return PendulumTasks(gravity, torch.where(heavy, HEAVIER, LIGHTER), length)
 
-    return Task(env, {"test": test, "outside": outside}, -250.0, None)
+    return Task(env, {"test": test, "outside": outside}, -250.0)
 
 
 def cheetah() -> Task:
@@ -85,7 +84,7 @@ def cheetah() -> Task:
     def test(count: int, generator: torch.Generator) -> RobotTasks:
         return env.sample_tasks(count, generator, "test")
 
-    return Task(env, {"test": test}, 100.0, None)
+    return Task(env, {"test": test}, 100.0)
 
 
 TASKS: dict[str, Callable[[], Task]] = {"point": point, "pendulum": pendulum, "cheetah": cheetah}

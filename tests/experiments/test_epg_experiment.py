@@ -148,6 +148,9 @@ def test_a_small_run_resumes_evaluates_and_reports(tmp_path) -> None:
     )
     gain = values["ppo", "steps_point_test"] - values["epg", "steps_point_test"]
     assert values["ppo-minus-epg", "steps_point_test"] == pytest.approx(gain)
+    returns = [values["epg", f"return_point_test@{t}"] for t in (20, 60)]
+    assert values["epg", "gained_point_test"] == pytest.approx(returns[1] - returns[0], abs=1e-5)
+    assert values["rl2-gru", "rate_point"] == config.rl2_rates[0]
     assert values["epg", "parameters_point"] == LossNetwork(2, 2).parameters
     for part in PARTS:
         assert (f"epg-without-{part}", "return_point_test") in values
@@ -202,13 +205,34 @@ def test_the_best_setting_of_ppo_is_kept(tmp_path, monkeypatch) -> None:
     assert stage.values == {"rate": 2e-3, "episodes": 2, "passes": 1, "score": 1.0}
 
 
+def test_the_best_rate_of_rl2_is_kept_and_what_diverged_is_not(tmp_path, monkeypatch) -> None:
+    """Rewards grow from update to update, at a pace of the rate's; the last rate's are NaN."""
+    config = dataclasses.replace(SMOKE, rl2_rates=(1e-3, 1e-2, 3e-3, 1.0), rl2_search=5)
+
+    class Fake:
+        def __init__(self, env, agent, settings, streams):
+            assert settings.updates == 5
+            self.rate, self.done = settings.learning_rate, 0
+
+        def update(self):
+            self.done += 1
+            return {"reward": float("nan") if self.rate == 1 else self.rate * self.done}
+
+    monkeypatch.setattr(epg, "PPO", Fake)
+    run = Run.create(tmp_path / "a", epg.NAME, config, scale="smoke", seed=0)
+    stage = run.stage("rl2-search-point")
+    epg.tune_rl2(stage, config, "point", 0)
+    assert stage.values == {"rate": 1e-2, "score": pytest.approx(1e-2 * (3 + 4 + 5) / 3)}
+    assert epg.best_of({"a": float("nan"), "b": -3.0}) == "b"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"tasks": ("walk",)}, "tasks='walk' is unknown"),
         ({"life": (4,)}, r"life=\(4,\): needs a number for each of point, pendulum, cheetah"),
         ({"ppo_lives": 0}, "ppo_lives=0: must be greater than 0"),
-        ({"minibatch": 7}, "minibatch=7: must divide stretch=20"),
+        ({"minibatch": (7, 50, 50)}, "minibatch=7: must divide stretch=20"),
         ({"losses": 5}, "losses=5: must be even"),
     ],
 )

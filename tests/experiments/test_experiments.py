@@ -57,6 +57,7 @@ TINY = {
     },
     "meta_gradient": {"chains": (), "tasks": ("laps",)},
     "atari": {"games": ("pong",), "methods": ("mg-both",), "updates": 2},
+    "epg": {"tasks": ("point",)},
 }
 
 

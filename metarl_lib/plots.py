@@ -138,6 +138,11 @@ LOOKS |= {
     "random-trained-k10": Look("trained with random routes", ORANGE, "--", "s"),
     "fixed-k10": Look("one route", GREEN, "-.", "^"),
     "blind-k10": Look("blind router", PURPLE, ":", "v"),
+    "routed-reptile-k10": Look("learned routes, Reptile", SKY, "-.", "<"),
+    "maml-wide-k10": Look("MAML, as wide as the pool", PURPLE, "-.", "p"),
+    "maml-digits": Look("MAML", PURPLE, "-", "d"),
+    "fixed-digits": Look("one route", GREEN, "-.", "^"),
+    "joint-digits": Look("joint training", GREY, "--", "X"),
 }
 LOOKS |= {
     "first-order-k10": Look("MAML, first order", ORANGE, "--", "s"),
@@ -150,11 +155,16 @@ for _shots in ("k5", "k10"):
     LOOKS |= {
         _shots: Look("MAML", PURPLE, "-", "d"),
         f"meta-sgd-{_shots}": Look("Meta-SGD", BLUE, "-", "o"),
-        f"routed-{_shots}": Look("learned routes", RED, "-", "o"),
-        f"random-{_shots}": Look("random routes, same pool", ORANGE, "--", "s"),
-        f"oracle-{_shots}": Look("best path", BLACK, ":", "D"),
         f"maml-{_shots}": Look("MAML", PURPLE, "-", "d"),
-        f"scratch-{_shots}": Look("from scratch", GREY, "-.", "P"),
+    }
+for _tasks in ("k5", "k10", "digits"):
+    LOOKS |= {
+        f"routed-{_tasks}": Look("learned routes", RED, "-", "o"),
+        f"random-{_tasks}": Look("random routes, same pool", SKY, ":", "X"),
+        f"one-path-{_tasks}": Look("best single route, same pool", SKY, "--", "h"),
+        f"support-best-{_tasks}": Look("best route on what is shown", BLACK, "-.", "<"),
+        f"oracle-{_tasks}": Look("best route, known to nobody", BLACK, ":", "D"),
+        f"scratch-{_tasks}": Look("from scratch", GREY, "-.", "P"),
     }
 for _task in ("laps", "cartpole", "acrobot", "catch", "dodge"):
     LOOKS |= {

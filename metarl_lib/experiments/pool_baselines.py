@@ -54,7 +54,7 @@ def make_baseline(
     network, loss = Network(tuple(widths), bias=True), cross_entropy if classification else mse
     learners: dict[str, Callable[[], MetaLearner]] = {
         "maml": lambda: MAML(network, loss, rate=rate),
-        "reptile": lambda: Reptile(network, loss, inner_steps=10, rate=10 * rate),
+        "reptile": lambda: Reptile(network, loss, inner_steps=5, rate=3 * rate),
         "joint": lambda: JointTraining(network, loss),
         "scratch": lambda: JointTraining(network, loss),
     }

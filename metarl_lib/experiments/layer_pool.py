@@ -257,7 +257,7 @@ EXPERIMENT = Experiment(
     page="book/weights/04_layer_pool.md",
     claim="Networks put together from a pool, layer by layer, learn a task from a few samples",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "1 min", "full": "10 min, of the first two seeds 30 min"},
+    cost={"smoke": "10 s", "book": "1 min", "full": "20 min, of the first two seeds 70 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -179,6 +179,10 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     The interval is the 95 % interval of our mean. For a claim that comes from a `single_run`
     it is the 95 % prediction interval of one more run, which is √(seeds + 1) times as wide:
     the mean has standard error s/√n, one more run less the mean has s √(1 + 1/n).
+
+    An interval that holds the claimed value proves little when it holds everything else, too.
+    If it reaches further to each side of our mean than the claimed number is large, so that
+    nothing and twice as much could hardly be told apart, the claim cannot be checked.
     """
     if claim.get("why"):
         return f"cannot be checked: {claim['why']}"
@@ -186,14 +190,17 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
         return "cannot be checked: nothing is published yet"
     if measured.get("seeds", 2) < 2:
         return "cannot be checked: one seed has no interval"
-    margin = claim.get("tolerance", 0.0)
+    margin, half = claim.get("tolerance", 0.0), (measured["high"] - measured["low"]) / 2
     if claim.get("single_run"):
-        half = (measured["high"] - measured["low"]) / 2
         margin += half * (math.sqrt(measured["seeds"] + 1) - 1)
     low, high, value = measured["low"] - margin, measured["high"] + margin, claim["value"]
     bound = claim.get("bound", "")
     beyond = high < value if bound == "upper" else bool(bound) and low > value
-    if beyond or (bound != "above" and low <= value <= high):
+    if beyond:
+        return "reproduced"
+    if bound != "above" and low <= value <= high:
+        if value and half > abs(value):
+            return "cannot be checked: our seeds differ by more than the claimed number is large"
         return "reproduced"
     better = claim.get("better")
     if (better == "lower" and high < value) or (better == "higher" and low > value):

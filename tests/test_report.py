@@ -219,6 +219,9 @@ def test_publish_refuses_and_writes_nothing(tmp_path, kind, words) -> None:
     assert not (tmp_path / "results").exists()
 
 
+WIDE = "cannot be checked: our seeds differ by more than the claimed number is large"
+
+
 @pytest.mark.parametrize(
     ("claim", "interval", "expected"),
     [
@@ -235,6 +238,13 @@ def test_publish_refuses_and_writes_nothing(tmp_path, kind, words) -> None:
         ({"value": 2.0, "better": "higher"}, (1.5, 1.9), "not reproduced"),
         ({"value": 2.0, "better": "higher"}, (1.9, 2.3), "reproduced"),
         ({"value": 2.0, "better": "lower", "tolerance": 0.2}, (1.5, 1.9), "reproduced"),
+        ({"value": 2.0}, (-0.1, 3.8), "reproduced"),
+        ({"value": 2.0}, (-0.1, 4.0), WIDE),
+        ({"value": -2.0}, (-4.0, 0.1), WIDE),
+        ({"value": 2.0, "bound": "upper"}, (-0.1, 4.0), WIDE),
+        ({"value": 2.0, "bound": "upper"}, (-4.0, 1.0), "reproduced"),
+        ({"value": 2.0, "bound": "above"}, (-0.1, 4.0), "not reproduced"),
+        ({"value": 0.0}, (-5.0, 4.0), "reproduced"),
         ({"value": 2.0}, None, "cannot be checked: nothing is published yet"),
         ({"value": 2.0, "why": "no code"}, (1.9, 2.1), "cannot be checked: no code"),
         ({"value": 2.0, "why": "no code"}, None, "cannot be checked: no code"),
@@ -247,7 +257,7 @@ def test_verdicts(claim, interval, expected) -> None:
 
 def test_a_single_run_is_held_against_one_more_run_of_ours() -> None:
     """The prediction interval of Student's t, from the single values."""
-    values = np.array([1.0, 1.4, 0.7, 1.1, 1.6])
+    values = np.array([11.0, 11.4, 10.7, 11.1, 11.6])
     mean, low, high = mean_interval(values.tolist())
     measured = pd.Series({"mean": mean, "low": low, "high": high, "seeds": len(values)})
     reach = stats.t.ppf(0.975, 4) * values.std(ddof=1) * math.sqrt(1 + 1 / 5)

@@ -83,7 +83,7 @@ class Config(Variants):
     rows: int = option(100, "tasks of a meta-iteration of a pool")
     rate: float = option(1e-3, "rate of the gradient steps on a sinusoid")
     digits_rate: float = option(0.1, "rate of the gradient steps on digits")
-    pool_rate: float = option(3e-3, "Adam's learning rate for a pool, and for MAML, at the start")
+    pool_rate: float = option(3e-3, "learning rate of Adam at the start, for a pool and for MAML")
     output_scale: float = option(0.1, "size of a pool's first output layers: no path stands out")
     router_rate: float = option(2e-3, "learning rate of the router's PPO at the start")
     router_units: int = option(64, "units of the router's layers and of its memory")

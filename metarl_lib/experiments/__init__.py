@@ -1,8 +1,10 @@
 """Experiments: each puts the parts together and measures one thing. `EXPERIMENTS` lists them."""
 
 from metarl_lib.experiments import (
+    ant_dir,
     atari,
     bandit,
+    cheetah_dir,
     digits,
     epg,
     harlow,
@@ -34,6 +36,8 @@ EXPERIMENTS: dict[str, Experiment] = {
         two_step.EXPERIMENT,
         harlow.EXPERIMENT,
         maze.EXPERIMENT,
+        ant_dir.EXPERIMENT,
+        cheetah_dir.EXPERIMENT,
         maml_sinusoid.EXPERIMENT,
         pearl.EXPERIMENT,
         meta_gradient.EXPERIMENT,

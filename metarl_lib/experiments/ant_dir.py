@@ -6,8 +6,9 @@ from metarl_lib.experiments.robots import robot_experiment
 EXPERIMENT = robot_experiment(
     AntDir,
     outputs=9,
+    updates=130,
     name="ant_dir",
     page="book/metods/04_locomotion.md",
     claim="A layer that rewrites its weights finds out within a life where to run",
-    cost={"smoke": "20 s", "book": "2 min", "full": "8 h"},
+    cost={"smoke": "20 s", "book": "60 s", "full": "40 min"},
 )

@@ -6,8 +6,9 @@ from metarl_lib.experiments.robots import robot_experiment
 EXPERIMENT = robot_experiment(
     CheetahVel,
     outputs=7,
+    updates=250,
     name="cheetah_vel",
     page="book/metods/04_locomotion.md",
     claim="A layer that rewrites its weights finds out within a life how fast to run",
-    cost={"smoke": "10 s", "book": "90 s", "full": "4 h"},
+    cost={"smoke": "10 s", "book": "40 s", "full": "40 min"},
 )

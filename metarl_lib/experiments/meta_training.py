@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -107,6 +107,21 @@ def result_rows(config: Settings, variant: str, values: Mapping[str, float | Ten
     """A result for each number of an agent; the budget is the environment steps it learned from."""
     budget = config.rows * config.segment * config.updates
     return [row(variant, metric, value, budget) for metric, value in values.items()]
+
+
+def less_others(rows: list[Row], metrics: Sequence[str], others: Sequence[str]) -> list[Row]:
+    """What agents have more of a metric than some of them, one result for each other agent.
+
+    Metrics: `<metric>_minus_<other>`, with the budget of the agent.
+    """
+    known = {(r["variant"], r["metric"]): r for r in rows}
+    found = []
+    for (variant, metric), own in known.items():
+        for other in others:
+            if metric in metrics and variant != other and (other, metric) in known:
+                gap = own["value"] - known[other, metric]["value"]
+                found.append(row(variant, f"{metric}_minus_{other}", gap, own["budget"]))
+    return found
 
 
 class Played(NamedTuple):

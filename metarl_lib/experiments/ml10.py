@@ -5,7 +5,7 @@ from metarl_lib.experiments.robot_arm import arm_experiment
 EXPERIMENT = arm_experiment(
     "ML10",
     name="ml10",
-    page="book/metods/05_manipulation.md",
+    page="book/metods/05_robot_arm.md",
     claim="A layer that rewrites its weights does tasks of kinds that it was never trained on",
-    cost={"smoke": "20 s", "book": "90 s", "full": "4 h"},
+    cost={"smoke": "20 s", "book": "60 s", "full": "40 min"},
 )

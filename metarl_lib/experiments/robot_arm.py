@@ -25,6 +25,7 @@ from metarl_lib.experiments.meta_agents import (
 )
 from metarl_lib.experiments.meta_training import (
     last_logged,
+    less_others,
     load_agent,
     make_model,
     play,
@@ -34,32 +35,36 @@ from metarl_lib.experiments.meta_training import (
 from metarl_lib.runs import Row, Run, generator
 
 OUTPUTS = 5  # four actions and a value
+PAPER_STEPS = 10**7
+"""Environment steps of Chalvidal, Serre & VanRullen (2022); the presets have a part of them."""
+PAPER_EPISODE = 500
+"""Steps of their episodes, which are Meta-World's longest."""
 AGENTS: dict[str, Build] = {
     "metods-linear-S4": with_core(metods(4, bounded=True)),
     "metods-linear-S1": with_core(metods(1, bounded=True)),
     "gru-matched": with_core(matched_gru(OUTPUTS)),
     "maml": maml("learned"),
 }
-"""The agents of the robots that run, but with bounded weights: a trial has 5,000 steps."""
+"""The agents of the robots that run, but with bounded weights: a trial is of many steps."""
 
 
 @dataclass(frozen=True)
 class Config(RobotAgents):
     """Fields of an experiment on Meta-World. A segment is an episode at full scale."""
 
-    rows: int = option(20, "arms side by side")
-    segment: int = option(500, "steps of every row between two updates")
-    updates: int = option(300, "segments that are collected and learned from")
+    rows: int = option(10, "arms side by side")
+    segment: int = option(150, "steps of every row between two updates")
+    updates: int = option(180, "segments that are collected and learned from")
     entropy: float = option(0.002, "weight of the policy's entropy at the start")
-    steps: int = option(500, "steps of an episode")
+    steps: int = option(150, "steps of an episode, up to 500")
     episodes: int = option(10, "episodes of a trial, over which memory is carried")
     reward: str = option("v2", "version of Meta-World's rewards, v1 or v2")
     task_seed: int = option(0, "seed of Meta-World's tasks")
-    maml_horizon: int = option(500, "steps between two of its gradient steps")
+    maml_horizon: int = option(150, "steps between two of its gradient steps")
     workers: int = option(1, "processes that share the arms")
     variants: tuple[str, ...] = option(tuple(AGENTS), "agents to train")
     costly: tuple[str, ...] = option((), "those of them that few seeds train")
-    test_trials: int = option(100, "trials of a test, of each split's tasks")
+    test_trials: int = option(10, "trials of a test, of each split's tasks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,7 +79,7 @@ PRESETS = {
         variants=("metods-linear-S4", "maml"),
     ),
     "book": Config(
-        rows=10, segment=100, updates=10, steps=50, episodes=2, test_trials=10, maml_horizon=50,
+        rows=4, segment=50, updates=10, steps=50, episodes=2, test_trials=4, maml_horizon=50,
         variants=("metods-linear-S4", "gru-matched"),
     ),
     "full": Config(compile=True),
@@ -140,6 +145,8 @@ def run(benchmark: str, config: Config, run: Run) -> list[Row]:
         rows += test(
             benchmark, config, run.seed, agent_of(benchmark, config, tensors, variant), variant
         )
+    others = "gru-matched", "maml"
+    rows += less_others(rows, ("train_success", "test_success", "test_return"), others)
     return rows + last_logged(run)
 
 
@@ -192,9 +199,12 @@ def outcomes(
     """What came of trials of equally long episodes.
 
     `success`, the share of last episodes in which the goal is met at any step, as Meta-World
-    counts; `success@<k>`, that of the k-th episodes, from 1; `return`, the sum of the rewards
-    of an episode, a mean over all.
+    counts; `return`, the sum of the rewards of an episode, a mean over all; `success@<k>` and
+    `return@<k>`, those of the k-th episodes, from 1.
     """
     succeeded = met.unflatten(0, (episodes, -1)).any(1).float()
-    found = {f"success@{k + 1}": share for k, share in enumerate(succeeded)}
-    return {"success": succeeded[-1], "return": rewards.sum(0) / episodes} | found
+    earned = rewards.unflatten(0, (episodes, -1)).sum(1)
+    values = {"success": succeeded[-1], "return": earned.mean(0)}
+    for k in range(episodes):
+        values |= {f"success@{k + 1}": succeeded[k], f"return@{k + 1}": earned[k]}
+    return values

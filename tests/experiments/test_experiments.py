@@ -9,6 +9,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from extras import need_extra
 
 from metarl_lib.experiments import EXPERIMENTS
 from metarl_lib.experiments.base import parse_field
@@ -53,6 +54,8 @@ TINY = {
     "two_step": {"segment": 12, "updates": 2},
     "harlow": {"variants": ("metods-linear-S1", "lstm"), "updates": 1, "test_trials": 4},
     "maze": {"variants": ("metods-linear-S4",), "updates": 1, "test_trials": 8},
+    "ant_dir": {"variants": ("metods-linear-S4",), "updates": 1, "test_trials": 8},
+    "cheetah_dir": {"variants": ("maml",), "updates": 1, "test_trials": 8},
     "maml_sinusoid": {
         "variants": ("k10", "joint-k10"),
         "iterations": 3,
@@ -71,9 +74,7 @@ TINY = {
 
 
 def run_in(folder: Path, name: str, seed: int = 0, overrides: dict | None = None):
-    if name == "atari":
-        missing = "the extra atari is missing: pip install 'metarl_lib[atari]'"
-        pytest.importorskip("ale_py", reason=missing)
+    need_extra(name)
     experiment = EXPERIMENTS[name]
     config = experiment.config("smoke", overrides)
     run = Run.create(folder, name, config, scale="smoke", seed=seed)

@@ -16,10 +16,12 @@ from metarl_lib.algos.actor_critic import Outputs
 from metarl_lib.cores import GRU, MetODS
 from metarl_lib.envs.base import Step
 from metarl_lib.experiments import meta_training
+from metarl_lib.experiments.base import row
 from metarl_lib.experiments.meta_agents import matched_units, parameters_of
 from metarl_lib.experiments.meta_training import (
     average,
     last_logged,
+    less_others,
     load_agent,
     make_model,
     play,
@@ -497,3 +499,13 @@ def test_a_training_says_what_took_how_long(capsys, monkeypatch) -> None:
     report_times("an agent", training)
     said = capsys.readouterr().err
     assert said == "an agent: 10 s, of which environment 60%, inference 30%, update 10%\n"
+
+
+def test_what_agents_have_more_than_others() -> None:
+    numbers = {("a", "return"): 3.0, ("b", "return"): 1.5, ("b", "loss"): 9.0, ("c", "return"): 1.0}
+    rows = [row(variant, metric, value, 7) for (variant, metric), value in numbers.items()]
+    found = less_others(rows, ("return", "success"), ("b", "missing"))
+    assert found == [
+        row("a", "return_minus_b", 1.5, 7),
+        row("c", "return_minus_b", -0.5, 7),
+    ]

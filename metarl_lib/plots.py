@@ -92,6 +92,7 @@ LOOKS = {
     "exact": Look("exact", BLACK, "--"),
     "metods-linear-S4": Look("MetODS, S = 4", RED, "-", "D"),
     "metods-linear-S1": Look("MetODS, S = 1", ORANGE, "--", "s"),
+    "metods-bounded-S4": Look("MetODS, S = 4, bounded", SKY, "-.", "X"),
     "metods-linear-S4-no-alpha": Look("MetODS, no α", PURPLE, "-.", "^"),
     "metods-vanilla-S4": Look("MetODS, vanilla write", BLACK, ":", "v"),
     "gru-matched": Look("GRU, as many parameters", BLUE, "--", "P"),

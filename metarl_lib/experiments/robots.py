@@ -66,6 +66,7 @@ def variants(outputs: int) -> dict[str, Variant]:
         "gru-matched": Variant(gru),
         "maml": Variant(maml("learned")),
         "told": Variant(gru, "visible"),
+        "metods-bounded-S4": Variant(with_core(metods(4, bounded=True))),
     }
 
 

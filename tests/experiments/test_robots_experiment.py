@@ -61,6 +61,9 @@ def test_agents_are_what_their_names_say() -> None:
         assert isinstance(model.value_unit, torch.Tensor), "so is what is earned"
         assert model.log_std.tolist() == [-0.5] * 6
     assert isinstance(kinds["metods-linear-S4"].core, MetODS)
+    bounded = kinds["metods-bounded-S4"].core
+    assert (bounded.depth, bounded.bounded) == (4, True)
+    assert not kinds["metods-linear-S4"].core.bounded
     assert isinstance(kinds["metods-linear-S4"], ActorCritic)
 
 
@@ -82,7 +85,7 @@ def test_agents_learn_at_their_own_rates() -> None:
     found = {name: robots.settings_of(rates, name).learning_rate for name in KNOWN}
     assert found == {
         "metods-linear-S4": 0.1, "metods-linear-S1": 0.1, "gru-matched": 0.2, "maml": 0.3,
-        "told": 0.2,
+        "told": 0.2, "metods-bounded-S4": 0.1,
     }  # fmt: skip
 
 

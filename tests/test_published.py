@@ -158,7 +158,12 @@ def test_claims_are_complete_and_measured() -> None:
         assert claim["experiment"] in NAMES, claim["id"]
         measured = published(claim["experiment"]).row(claim["variant"], claim["metric"])
         assert isinstance(claim["value"], (int, float))
-        assert verdict(claim, measured) in ("reproduced", "not reproduced", "better")
+        assert measured is not None, claim["id"]
+        assert measured["seeds"] >= 2, claim["id"]
+        said = verdict(claim, measured)
+        assert said in ("reproduced", "not reproduced", "better") or said.endswith(
+            "our seeds differ by more than the claimed number is large"
+        ), claim["id"]
 
 
 def test_the_ledger_shows_every_claim() -> None:

@@ -18,6 +18,7 @@ from metarl_lib.experiments.maze_readings import earned, probed
 from metarl_lib.experiments.meta_agents import Variants, parameters_of
 from metarl_lib.experiments.meta_training import (
     last_logged,
+    less_others,
     load_agent,
     make_model,
     play,
@@ -25,6 +26,7 @@ from metarl_lib.experiments.meta_training import (
     train_agent,
 )
 from metarl_lib.oracles import maze as oracle
+from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, generator
 
 NAME = "maze"
@@ -34,6 +36,18 @@ MAIN = (
     "metods-linear-S4-visible", "gru-visible",
 )  # fmt: skip
 COSTLY = ("backpropamine",)
+ABLATED = (
+    "metods-linear-S2", "metods-linear-S1", "metods-linear-S4-no-alpha", "metods-vanilla-S4",
+    "maml", "maml-rates",
+)  # fmt: skip
+"""What Chalvidal et al. vary or compare with, beside the main agents."""
+ORDERS = (
+    ("metods-linear-S4", "gru"), ("metods-linear-S4-visible", "gru-visible"),
+    ("metods-linear-S4", "metods-linear-S4-no-alpha"), ("metods-linear-S4", "metods-linear-S1"),
+    ("metods-linear-S4", "metods-vanilla-S4"), ("metods-mlp-S4", "metods-vanilla-S4"),
+    ("maml-rates", "maml"),
+)  # fmt: skip
+"""Pairs of agents that they put in an order."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class Config(Variants, Settings):
     variants: tuple[str, ...] = option(MAIN, "agents to train")
     costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")
     costly_seeds: int = option(2, "only runs whose seed is below this number train the costly")
+    brief: tuple[str, ...] = option((), "those that a thorough test leaves out")
     test_trials: int = option(2000, "trials of a test, in mazes never seen")
     thorough: bool = option(True, "test in mazes of more sizes, and read the memories, too")
 
@@ -76,6 +91,8 @@ class Config(Variants, Settings):
                 "what was fitted to the others"
             )
         self.check_variants(VARIANTS)
+        for variant in self.brief:
+            look_up("brief", variant, VARIANTS)
 
     @property
     def agent_options(self) -> dict[str, Any]:
@@ -91,7 +108,7 @@ PRESETS = {
     ),
     "book": Config(updates=60, gru_units=32, num_units=32, test_trials=200,
                    variants=("metods-linear-S4-visible", "gru-visible")),
-    "full": Config(compile=True),
+    "full": Config(compile=True, variants=MAIN + ABLATED, brief=ABLATED),
 }  # fmt: skip
 
 
@@ -112,13 +129,26 @@ def run(config: Config, run: Run) -> list[Row]:
     rows = by_hand(config, run.seed)
     for variant in config.trained(run.seed):
         rows += test(config, run.seed, agent_of(config, tensors, variant), variant)
-    return rows + last_logged(run)
+    return rows + differences(rows) + last_logged(run)
+
+
+def differences(rows: list[Row]) -> list[Row]:
+    """What the first of each pair of `ORDERS` earns more than the second, where both are trained.
+
+    Metrics: `return_minus_<other>` and `return_10x10_minus_<other>`.
+    """
+    metrics = "return", f"return_{OTHER_SIZE}x{OTHER_SIZE}"
+    return [
+        found
+        for pair in ORDERS
+        for found in less_others([r for r in rows if r["variant"] in pair], metrics, pair[1:])
+    ]
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
-    """The agents that every seed trains in mazes of the size they know, from the published ones."""
+    """The published agents that every seed trains and tests thoroughly, in mazes of their size."""
     rows: list[Row] = []
-    for variant in config.in_every_seed:
+    for variant in (v for v in config.in_every_seed if v not in config.brief):
         rewards = walk(config, seed, agent_of(config, tensors, variant), variant)
         rows += result_rows(config, variant, earned(rewards))
     return rows
@@ -149,7 +179,7 @@ def test(config: Config, seed: int, agent: Agent, variant: str) -> list[Row]:
         operated = walk(config, seed, agent, variant, **options)
         values[f"return_late_{name}"] = operated[half:].sum(0)
     found: dict[str, Tensor | float] = {**values, "parameters": float(parameters_of(agent))}
-    if config.thorough:
+    if config.thorough and variant not in config.brief:
         for size in MORE_SIZES:
             found[f"return_{size}x{size}"] = walk(config, seed, agent, variant, size).sum(0)
         found["return_greedy"] = walk(config, seed, agent, variant, greedy=True).sum(0)
@@ -216,7 +246,7 @@ EXPERIMENT = Experiment(
     page="book/metods/03_maze.md",
     claim="A layer that rewrites its weights finds its way in new mazes better than RL²",
     presets=PRESETS,
-    cost={"smoke": "20 s", "book": "90 s", "full": "75 min"},
+    cost={"smoke": "20 s", "book": "90 s", "full": "150 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -269,6 +269,7 @@ def test_the_grid_trains_every_agent_and_tests_quickly() -> None:
     [
         ({"variants": ("gru", "metods")}, "variants='metods' is unknown: choose one of.*srwm"),
         ({"costly": ("gru-400",)}, "costly='gru-400' is unknown: choose one of.*srwm"),
+        ({"brief": ("gru-4",)}, "brief='gru-4' is unknown: choose one of.*srwm"),
         ({"rows": 5, "minibatches": 2}, "minibatches=2: must divide the 5 rows"),
         ({"discount": 1.1}, "discount=1.1: must lie between 0 and 1"),
         ({"maml_rate": math.inf}, "maml_rate=inf: must be greater than 0 and finite"),

@@ -14,7 +14,7 @@ from metarl_lib.algos import Agent
 from metarl_lib.algos.actor_critic import Outputs
 from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments import maze
+from metarl_lib.experiments import base, maze
 from metarl_lib.experiments.maze import Config, make_agent
 from metarl_lib.experiments.maze_agents import ENVS
 from metarl_lib.experiments.maze_readings import probed
@@ -336,3 +336,29 @@ def test_a_test_that_is_not_thorough_is_the_beginning_of_one(finished) -> None:
     long = maze.test(replace(SMALL, thorough=True), SEED, agent, "gru-visible")
     assert [row["metric"] for row in long] == THOROUGH
     assert long[: len(QUICK)] == [row for row in rows if row["variant"] == "gru-visible"]
+
+
+def test_a_thorough_test_is_brief_with_some(finished) -> None:
+    run, _, _ = finished
+    config = replace(SMALL, thorough=True, brief=("gru-visible",), costly=())
+    agent = maze.agent_of(SMALL, run.tensors(), "gru-visible")
+    assert [r["metric"] for r in maze.test(config, SEED, agent, "gru-visible")] == QUICK
+    assert {r["variant"] for r in maze.evaluate(config, SEED, run.tensors())} == {
+        "metods-linear-S2", "backpropamine"
+    }  # fmt: skip
+
+
+def test_the_orders_are_differences_of_those_that_are_trained() -> None:
+    earned = {"metods-linear-S4": 5.0, "gru": 3.0, "metods-linear-S1": 7.5, "srwm": 1.0}
+    rows = [
+        base.row(name, metric, value + shift, 40)
+        for name, value in earned.items()
+        for metric, shift in (("return", 0.0), ("return_10x10", len(name)), ("success", 0.0))
+    ]
+    found = {(r["variant"], r["metric"]): r["value"] for r in maze.differences(rows)}
+    assert found == {
+        ("metods-linear-S4", "return_minus_gru"): 2.0,
+        ("metods-linear-S4", "return_10x10_minus_gru"): 2.0 + len("metods-linear-S4") - len("gru"),
+        ("metods-linear-S4", "return_minus_metods-linear-S1"): -2.5,
+        ("metods-linear-S4", "return_10x10_minus_metods-linear-S1"): -2.5,
+    }

@@ -45,7 +45,7 @@ ORDERS = (
     ("metods-linear-S4", "gru"), ("metods-linear-S4-visible", "gru-visible"),
     ("metods-linear-S4", "metods-linear-S4-no-alpha"), ("metods-linear-S4", "metods-linear-S1"),
     ("metods-linear-S4", "metods-vanilla-S4"), ("metods-mlp-S4", "metods-vanilla-S4"),
-    ("maml-rates", "maml"),
+    ("maml", "maml-rates"),
 )  # fmt: skip
 """Pairs of agents that they put in an order."""
 

@@ -27,6 +27,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share what their module makes go to one worker, so that it is made once.
+
+    Otherwise pytest-xdist deals tests out one by one, and every worker makes it anew. A group
+    ends with the number of the case where what is made differs from case to case.
+    """
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)  # pages have none
+        if fixtures is None or item.get_closest_marker("xdist_group"):
+            continue
+        found = sorted(fixtures.name2fixturedefs.items())
+        shared = [name for name, definitions in found if definitions[-1].scope == "module"]
+        if shared:
+            indices = item.callspec.indices if hasattr(item, "callspec") else {}
+            cases = [str(indices[name]) for name in shared if name in indices]
+            item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *cases])))
+
+
 @pytest.fixture
 def double() -> Iterator[None]:
     """Numbers are float64 where nobody says otherwise."""

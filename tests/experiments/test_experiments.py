@@ -91,6 +91,15 @@ def smoke(request, tmp_path_factory):
         yield run_in(tmp_path_factory.mktemp(request.param) / "run", request.param)
 
 
+@pytest.fixture(scope="module", params=NAMES)
+def tiny(request, tmp_path_factory):
+    """One run of each experiment with its tiny settings and seed 0, as fast as `smoke`."""
+    name = request.param
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield run_in(tmp_path_factory.mktemp(f"tiny-{name}") / "run", name, 0, TINY[name])
+
+
 def test_rows_are_finite_and_complete(smoke) -> None:
     run, rows = smoke
     seen = [(row["variant"], row["metric"]) for row in rows]
@@ -128,11 +137,9 @@ def test_evaluate_reads_the_tensors(smoke) -> None:
     assert len(changed) >= 3  # tiny agents often draw the same actions; how often, rounding says
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_the_seed_decides(tmp_path, name) -> None:
-    one, same, other = (
-        run_in(tmp_path / str(i), name, seed, TINY[name]) for i, seed in enumerate((0, 0, 1))
-    )
+def test_the_seed_decides(tiny, tmp_path) -> None:
+    one, name = tiny, tiny[0].experiment
+    same, other = (run_in(tmp_path / str(seed), name, seed, TINY[name]) for seed in (0, 1))
     assert one[1] == same[1]
     assert one[0].metrics().equals(same[0].metrics())
     tensors, again = one[0].tensors(), same[0].tensors()
@@ -142,12 +149,11 @@ def test_the_seed_decides(tmp_path, name) -> None:
     assert sum(a != b for a, b in zip(*values, strict=True)) > 0.5 * len(values[0])
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_finished_run_gives_the_same_rows_again(tmp_path, name) -> None:
+def test_a_finished_run_gives_the_same_rows_again(tiny) -> None:
     """Every stage is done, so a second call trains nothing and reads all from the folder."""
-    run, rows = run_in(tmp_path / "run", name, 0, TINY[name])
-    resumed = Run.resume(run.folder, name, run.config)
-    assert EXPERIMENTS[name].run(run.config, resumed) == rows
+    run, rows = tiny
+    resumed = Run.resume(run.folder, run.experiment, run.config)
+    assert EXPERIMENTS[run.experiment].run(run.config, resumed) == rows
     assert resumed.metrics().equals(run.metrics())
 
 

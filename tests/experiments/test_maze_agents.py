@@ -13,6 +13,7 @@ from metarl_lib.cores import GRU, SRWM, Backpropamine, MetODS
 from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments import maze, maze_grid
+from metarl_lib.experiments.base import row
 from metarl_lib.experiments.maze import Config, make_agent
 from metarl_lib.experiments.maze_agents import ENVS, VARIANTS
 from metarl_lib.experiments.meta_agents import parameters_of
@@ -224,10 +225,12 @@ def test_each_agent_is_trained_from_its_own_start_in_its_own_mazes(tmp_path, mon
         stage.save(1, model.state_dict(), finished=True)
 
     monkeypatch.setattr(maze, "train_agent", train)
-    monkeypatch.setattr(maze, "test", lambda config, seed, agent, variant: [(seed, variant)])
-    monkeypatch.setattr(maze, "by_hand", lambda config, seed: [(seed, "by hand")])
+    monkeypatch.setattr(
+        maze, "test", lambda config, seed, agent, variant: [row(variant, "tested", seed, 1)]
+    )
+    monkeypatch.setattr(maze, "by_hand", lambda config, seed: [row("by hand", "tested", seed, 1)])
     run = Run.create(tmp_path / "m", "maze", config, scale="smoke", seed=3)
-    assert maze.run(config, run) == [(3, "by hand"), *((3, name) for name in THREE)]
+    assert maze.run(config, run) == [row(name, "tested", 3, 1) for name in ("by hand", *THREE)]
     assert [(name, seed, index) for name, _, _, seed, index in given] == [
         (name, 3, list(VARIANTS).index(name)) for name in THREE
     ]
@@ -237,14 +240,16 @@ def test_each_agent_is_trained_from_its_own_start_in_its_own_mazes(tmp_path, mon
 
 def test_only_the_first_seeds_train_what_is_costly(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(maze, "train_agent", lambda stage, *rest: trained.append(stage.name))
-    monkeypatch.setattr(maze, "test", lambda config, seed, agent, variant: [variant])
+    monkeypatch.setattr(
+        maze, "test", lambda config, seed, agent, variant: [row(variant, "tested", seed, 1)]
+    )
     monkeypatch.setattr(maze, "agent_of", lambda config, tensors, variant: None)
     monkeypatch.setattr(maze, "by_hand", lambda config, seed: [])
     config = replace(SMALL, variants=("gru", "srwm", "maml"), costly=("srwm", "gru"))
     for seed, wanted in ((0, ["gru", "srwm", "maml"]), (1, ["gru", "srwm", "maml"]), (2, ["maml"])):
         trained: list[str] = []
         run = Run.create(tmp_path / str(seed), "maze", config, scale="smoke", seed=seed)
-        assert maze.run(config, run) == wanted
+        assert [r["variant"] for r in maze.run(config, run)] == wanted
         assert trained == wanted == config.trained(seed)
 
 

@@ -196,14 +196,17 @@ sys.path.insert(0, {tests!r})
 import ray
 from test_evolution import make
 from metarl_lib.algos import epg as module
-ray.init(num_cpus={cpus}, include_dashboard=False, log_to_driver=False,
-         object_store_memory=100 * 2**20)
-assert module.in_ray_cluster()
-epg = make()
-assert epg.map is module.on_ray
-epg.update(); epg.update()
-torch.save(epg.phi.detach(), {out!r})
-ray.shutdown()
+found = []
+for cpus in (1, 2):
+    ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False,
+             object_store_memory=100 * 2**20)
+    assert module.in_ray_cluster()
+    epg = make()
+    assert epg.map is module.on_ray
+    epg.update(); epg.update()
+    found.append(epg.phi.detach())
+    ray.shutdown()
+torch.save(found, {out!r})
 """
 
 
@@ -217,18 +220,18 @@ def test_any_number_of_ray_workers_gives_the_same_loss(tmp_path) -> None:
     assert here.map is module.one_by_one
     here.update()
     here.update()
-    for cpus in (1, 2):
-        out = tmp_path / f"{cpus}.pt"
-        script = RAY_SCRIPT.format(tests=str(Path(__file__).parent), cpus=cpus, out=str(out))
-        subprocess.run(
-            [sys.executable, "-c", script],
-            check=True,
-            timeout=300,
-            env=os.environ
-            | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-               "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
-        assert torch.equal(torch.load(out, weights_only=True), here.phi.detach())
+    out = tmp_path / "found.pt"
+    subprocess.run(
+        [sys.executable, "-c", RAY_SCRIPT.format(tests=str(Path(__file__).parent), out=str(out))],
+        check=True,
+        timeout=600,
+        env=os.environ
+        | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+           "RAY_USAGE_STATS_ENABLED": "0", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    found = torch.load(out, weights_only=True)
+    assert len(found) == 2
+    assert all(torch.equal(phi, here.phi.detach()) for phi in found)
 
 
 def test_blocks_are_sent_to_ray_in_order(monkeypatch) -> None:

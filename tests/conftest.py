@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jaxtyping
 import matplotlib
 import pytest
 import torch
@@ -44,6 +45,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             indices = item.callspec.indices if hasattr(item, "callspec") else {}
             cases = [str(indices[name]) for name in shared if name in indices]
             item.add_marker(pytest.mark.xdist_group("-".join([item.path.stem, *cases])))
+
+
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As outside of the tests: full speed, and the library's own refusals speak."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-import jaxtyping
 import pandas as pd
 import pytest
 import torch
@@ -272,12 +271,6 @@ def test_tensorboard_gets_every_number(tmp_path) -> None:
 
 ARGUMENTS = ["run", "teacher_student", "--scale", "smoke", "--steps", "400", "--seed", "3"]
 KILLED_IN = ["sgd", "np", "np-as-coded"]
-
-
-@pytest.fixture
-def unchecked(monkeypatch) -> None:
-    """Full speed: the shape checks of the tests are switched off."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def run_until(stage: str, folder: Path, arguments: list[str]) -> None:

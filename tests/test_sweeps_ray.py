@@ -6,7 +6,6 @@ import threading
 import time
 from pathlib import Path
 
-import jaxtyping
 import pytest
 from test_reliability import assert_equal
 
@@ -14,7 +13,7 @@ from metarl_lib import cli
 from metarl_lib.runs import read_json
 
 pytest.importorskip("ray", reason="the extra ray is missing: pip install 'metarl_lib[ray]'")
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.usefixtures("unchecked")]
 
 COMMON = ["teacher_student", "--scale", "smoke", "--steps", "400", "--hidden", "10"]
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20}
@@ -53,12 +52,6 @@ def cluster():
     while processes_of_ray() - before:
         assert time.monotonic() < limit, "Ray left processes behind"
         time.sleep(0.1)
-
-
-@pytest.fixture(autouse=True)
-def unchecked(monkeypatch) -> None:
-    """Full speed: the shape checks of the tests are switched off."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def sweep(capsys, address: str, seeds: str, out: Path, *words: str) -> tuple[int, list[str], str]:

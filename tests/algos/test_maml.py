@@ -239,8 +239,7 @@ def test_compiled_formulas_are_one_graph_of_the_same_numbers(monkeypatch) -> Non
     reason="a minute of CPU time: set "
     "METARL_TEST_COMPILE=1 to run it; benchmarks/maml.py checks the same at each full run",
 )
-def test_compiled_code_finds_the_same_numbers(monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks are no graph
+def test_compiled_code_finds_the_same_numbers(unchecked) -> None:
     meta, tasks = problem(SMALL, "mse")
     with torch.no_grad():
         compiled = learner(steps=2, compile=True).meta_gradient(meta, tasks)
@@ -266,8 +265,7 @@ def unknown(outputs, targets):
         ),
     ],
 )
-def test_a_bad_option_is_refused_in_one_line(options, says, monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_a_bad_option_is_refused_in_one_line(options, says, unchecked) -> None:
     with pytest.raises(ValueError) as refusal:
         MAML(SMALL, **options)
     assert str(refusal.value) == says
@@ -299,8 +297,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
         ("cross_entropy", {"y": (3, 5)}, r"y has shape \(3, 5\): labels must be \(3, 4\)"),
     ],
 )
-def test_samples_that_do_not_fit_are_refused_in_one_line(loss, change, says, monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_samples_that_do_not_fit_are_refused_in_one_line(loss, change, says, unchecked) -> None:
     meta, tasks = problem(SMALL, loss)
     ((name, shape),) = change.items()
     values = torch.zeros(shape, dtype=getattr(tasks, name).dtype)

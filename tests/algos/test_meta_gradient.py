@@ -1,6 +1,5 @@
 """The trainer: its step against PyTorch's own, its meta-gradient against differences, resuming."""
 
-import jaxtyping
 import pytest
 import torch
 from gymnasium import spaces
@@ -13,9 +12,7 @@ from metarl_lib.algos.meta_settings import MetaSettings
 SMALL = {"rows": 3, "segment": 5, "updates": 4}
 
 
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def streams(seed=0):

@@ -1,6 +1,5 @@
 """Learned returns on a chain: the meta-gradient against the oracle's, and where it leads."""
 
-import jaxtyping
 import pytest
 import torch
 
@@ -9,10 +8,7 @@ from metarl_lib.algos.meta_trace import ReturnParameters
 from metarl_lib.envs.chain import Chain
 from metarl_lib.oracles.chains import ChainProblem, resting_point
 
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def problem_of(env: Chain, rate: float) -> ChainProblem:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from streams import stream
 
 from metarl_lib.algos import PPO, ActorCritic, MAMLPolicy, Settings, Streams
 from metarl_lib.algos.normalisation import LIMIT, RunningMoments
@@ -11,10 +12,6 @@ from metarl_lib.cores import GRU, MetODS
 from metarl_lib.envs.bandit import Bandit
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
-
-
-def stream(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def box(size: int) -> spaces.Box:

@@ -2,7 +2,6 @@
 
 from typing import ClassVar
 
-import jaxtyping
 import pytest
 import torch
 from plain_maml import stream
@@ -19,12 +18,6 @@ def loop(learner=None, family=FAMILY, **options) -> OuterLoop:
     learner = learner or MAML(SMALL, rates="learned")
     options = {"iterations": 100, "batch": 3} | options
     return OuterLoop(learner, family, learner.init(stream(1)), stream(2), **options)
-
-
-@pytest.fixture
-def unchecked(monkeypatch) -> None:
-    """At full speed."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 @pytest.mark.parametrize("learner", [MAML(SMALL, rates="learned"), Reptile(SMALL, inner_steps=2)])

@@ -2,7 +2,6 @@
 
 from itertools import product
 
-import jaxtyping
 import pytest
 import torch
 from plain_cores import plain_scan
@@ -303,8 +302,7 @@ def test_a_core_is_what_its_state_dict_says(case) -> None:
 @pytest.mark.parametrize(
     ("sizes", "name"), [((0, 3), "input_size=0"), ((2, -1), "num_units=-1"), ((2.0, 3), "2.0")]
 )
-def test_sizes_are_whole_and_positive(kind, sizes, name, monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_sizes_are_whole_and_positive(kind, sizes, name, unchecked) -> None:
     with pytest.raises(ValueError, match=name) as refusal:
         kind(*sizes)
     assert "must be a whole number >= 1" in str(refusal.value)

@@ -432,8 +432,7 @@ def test_a_compiled_step_is_one_graph_of_the_same_numbers(form, monkeypatch) -> 
     "METARL_TEST_COMPILE=1 to run it; benchmarks/metods_layer.py checks the same at each run",
 )
 @pytest.mark.parametrize("form", ["lazy", "naive", "replay", "auto"])
-def test_compiled_code_finds_the_same_numbers(form, monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks are no graph
+def test_compiled_code_finds_the_same_numbers(form, unchecked) -> None:
     is_compiled_like_eager(1e-9, form=form)
 
 
@@ -468,8 +467,7 @@ def test_compiling_without_a_compiler_is_refused_in_one_line(monkeypatch) -> Non
         ({"num_units": 0}, "num_units=0: must be a whole number >= 1"),
     ],
 )
-def test_a_bad_argument_is_refused_in_one_line(options, says, monkeypatch) -> None:
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+def test_a_bad_argument_is_refused_in_one_line(options, says, unchecked) -> None:
     with pytest.raises(ValueError) as refusal:
         MetODS(**{"input_size": 2, "num_units": 3} | options)
     assert str(refusal.value) == says

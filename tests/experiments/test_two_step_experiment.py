@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -226,9 +225,8 @@ def test_the_test_of_the_agent_is_its_trials_played_by_hand(finished) -> None:
         assert value == curve.sort_values("step")["value"].iloc[-1]
 
 
-def test_evaluating_repeats_the_test_to_the_last_bit(finished, monkeypatch) -> None:
+def test_evaluating_repeats_the_test_to_the_last_bit(finished, unchecked) -> None:
     run, rows = finished
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
     found = two_step.evaluate(SMALL, run.seed, run.tensors())
     assert found == [row for row in rows if row["variant"] == VARIANT][: len(found)]
     assert {row["budget"] for row in found} == {4 * 16 * 2}

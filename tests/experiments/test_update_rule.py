@@ -157,9 +157,8 @@ def test_a_second_run_of_a_finished_folder_logs_and_learns_nothing(finished, mon
     runs_again_for_nothing(run, rows, SMALL, run_experiment, monkeypatch)
 
 
-def test_the_book_has_a_rate_for_every_rule_made_by_hand(tmp_path, monkeypatch) -> None:
+def test_the_book_has_a_rate_for_every_rule_made_by_hand(tmp_path, unchecked) -> None:
     """As its page is built: nothing but the searches, which refuse where all rates diverge."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # for speed
     config = EXPERIMENTS["update_rule"].config("book")
     run = Run.create(tmp_path / "book", "update_rule", config, scale="book", seed=0)
     for condition in config.conditions:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-import jaxtyping
 import pytest
 import torch
 from torch import Tensor
@@ -56,9 +55,3 @@ def problem() -> Callable[..., Problem]:
 @pytest.fixture
 def stream() -> torch.Generator:
     return torch.Generator().manual_seed(11)
-
-
-@pytest.fixture
-def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As outside of the tests: the library's own refusals speak, not the shape checker's."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -6,6 +6,7 @@ from metarl_lib.algos.evolution import EvolutionSettings
 from metarl_lib.algos.learners import LifeSettings
 from metarl_lib.algos.lives import Lives
 from metarl_lib.algos.maml import MAML
+from metarl_lib.algos.maml_outer import AfterSteps, WholeLife
 from metarl_lib.algos.maml_policy import MAMLPolicy
 from metarl_lib.algos.meta_gradient import MetaGradient
 from metarl_lib.algos.outer_loop import OuterLoop
@@ -20,6 +21,7 @@ __all__ = [
     "PEARL",
     "PPO",
     "ActorCritic",
+    "AfterSteps",
     "Agent",
     "EvolutionSettings",
     "JointTraining",
@@ -33,4 +35,5 @@ __all__ = [
     "Reptile",
     "Settings",
     "Streams",
+    "WholeLife",
 ]

@@ -13,20 +13,29 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from metarl_lib.algos.actor_critic import Agent, Outputs
+from metarl_lib.algos.linear_baseline import fit
 from metarl_lib.algos.losses import gae, policy_gradient_loss
 from metarl_lib.cores.base import State, begin, some_reset, where_reset
 
 RATES = ("fixed", "learned")
+SURROGATES = ("plain", "ratio")
+BASELINES = ("critic", "linear")
 
 Weights = tuple[Tensor, ...]  # matrix and bias of each layer, of one row or with a leading B
 
 
 class Stretch(NamedTuple):
-    """What a row did in h steps: `[h, I]`, `[h]` or `[h, A]`, and the advantages `[h]`."""
+    """What a row did in h steps: `[h, I]`, `[h]` or `[h, A]`, and the advantages `[h]`.
+
+    `earlier` is `[h, h]`, where step k belongs to the same episode as step t and is not after it;
+    `log_probs`, `[h]`, are those of the actions with the weights that took them, as constants.
+    """
 
     observations: Tensor
     actions: Tensor
     advantages: Tensor
+    earlier: Tensor
+    log_probs: Tensor
 
 
 class MAMLPolicy(Agent):
@@ -45,6 +54,15 @@ class MAMLPolicy(Agent):
     comes after the steps alone. Here what comes before has its share, because it is rewarded,
     too, and because it decides what there is to learn from.)
 
+    That derivative of L's gradient takes the actions for constants, so that of an expectation
+    over them it is a biased one. `surrogate="ratio"` puts this right (Foerster et al., 2018, with
+    advantages as in Farquhar, Whiteson & Foerster, 2019): with ρ_t = Π_k π_θ(a_k | s_k) / π(a_k |
+    s_k) over the steps k ≤ t of an episode, whose denominators are constants,
+
+        L(θ) = − 1/h Σ_t (ρ_t − ρ_{t−1}) Â_t,
+
+    which has the same gradient, and whose second derivative has the right mean, too.
+
     Args:
         observation_space: of a `Trial`.
         action_space: its actions.
@@ -56,6 +74,15 @@ class MAMLPolicy(Agent):
         discount: γ of the advantages.
         gae_lambda: λ of the advantages.
         first_order: leaves the derivative of the gradient out.
+        surrogate: `"plain"` or `"ratio"`, the loss of the gradient steps.
+        baseline: what advantages are compared with, the values of the `"critic"`, which is one
+            more output of the network, or those of a `"linear"` function that is fitted to each
+            row's stretch alone (see `linear_baseline.fit`).
+        standardised: gives the advantages of a stretch, within each row, mean 0 and deviation 1, as
+            Finn et al. do, in the place of the unit. So a step follows which of the task's
+            actions were better than others, and not how good the task is.
+        state_only: shows the network what the environment inside shows, and nothing of the
+            previous action, its reward and the boundary: they serve the gradient steps alone.
         log_std: see `Agent`.
         value_unit: see `Agent`.
         normalise: see `Agent`.
@@ -76,6 +103,10 @@ class MAMLPolicy(Agent):
         discount: float = 0.95,
         gae_lambda: float = 0.95,
         first_order: bool = False,
+        surrogate: str = "plain",
+        baseline: str = "critic",
+        standardised: bool = False,
+        state_only: bool = False,
         log_std: float = 0.0,
         value_unit: float | None = 1.0,
         normalise: bool = False,
@@ -88,11 +119,18 @@ class MAMLPolicy(Agent):
             raise ValueError(f"horizon={horizon!r}: must be a whole number >= 1")
         if not 0 < rate < math.inf:
             raise ValueError(f"rate={rate}: must be greater than 0 and finite")
-        if rates not in RATES:
-            raise ValueError(f"rates={rates!r} is unknown: choose one of {', '.join(RATES)}")
-        self.horizon, self.first_order = horizon, first_order
+        for name, value, choices in (
+            ("rates", rates, RATES),
+            ("surrogate", surrogate, SURROGATES),
+            ("baseline", baseline, BASELINES),
+        ):
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")
+        self.horizon, self.first_order, self.surrogate = horizon, first_order, surrogate
+        self.baseline, self.standardised = baseline, standardised
         self.discount, self.gae_lambda = discount, gae_lambda
-        widths = [self.inputs, *hidden, self.outputs + 1]
+        self.read = self.inputs - self.outputs - 2 if state_only else self.inputs
+        widths = [self.read, *hidden, self.outputs + 1]
         layers = [nn.Linear(i, o) for i, o in zip(widths[:-1], widths[1:], strict=True)]
         with torch.no_grad():  # actions are nearly uniform, or near zero, at the start
             layers[-1].weight[:-1].mul_(0.01)
@@ -100,6 +138,10 @@ class MAMLPolicy(Agent):
         self.weights = nn.ParameterList([p for layer in layers for p in layer.parameters()])
         log_rates = [torch.full_like(p, math.log(rate)) for p in self.weights]
         self.log_rates = nn.ParameterList(log_rates).requires_grad_(rates == "learned")
+
+    def look(self, observations: Float[Tensor, "*B I"]) -> Float[Tensor, "*B R"]:
+        """Observations as the network takes them."""
+        return super().look(observations)[..., : self.read]
 
     def initial_state(self, batch: int) -> State:
         """The weights, the observations of the stretch, and the number of the step."""
@@ -157,17 +199,25 @@ class MAMLPolicy(Agent):
         """A gradient step in every row, on h steps and what was seen after the last of them."""
         before, after = seen[:, :-1], seen[:, 1:]
         with torch.no_grad():
-            values = self.value_unit * vmap(network)(weights, self.look(seen))[..., -1].T
             rewards, ended = after[..., -2].T, after[..., -1].T > 0
-            following = values[1:].masked_fill(ended, 0.0)
-            advantages = gae(
-                rewards, values[:-1], following, ended, self.discount, self.gae_lambda
-            )  # fmt: skip
+            if self.baseline == "linear":
+                looked = self.look(before).transpose(0, 1)
+                values, following = fit(looked, rewards, ended, self.discount)
+            else:
+                known = self.value_unit * vmap(network)(weights, self.look(seen))[..., -1].T
+                values, following = known[:-1], known[1:].masked_fill(ended, 0.0)
+            advantages = self.in_their_unit(
+                gae(rewards, values, following, ended, self.discount, self.gae_lambda)
+            )
             actions = after[..., -2 - self.outputs : -2]
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.argmax(-1)
-        stretch = Stretch(self.look(before), actions, advantages.T / self.value_unit)
-        slopes = vmap(grad(self.loss))(weights, stretch)
+            lived = Stretch(
+                self.look(before), actions, advantages.T,
+                in_episode(ended.T), torch.zeros_like(advantages.T),
+            )  # fmt: skip
+            lived = lived._replace(log_probs=vmap(self.log_probs)(weights, lived))
+        slopes = vmap(grad(self.loss))(weights, lived)
         if self.first_order:
             slopes = tuple(slope.detach() for slope in slopes)
         rates = [log_rate.exp() for log_rate in self.log_rates]
@@ -175,13 +225,35 @@ class MAMLPolicy(Agent):
             w - rate * slope for w, rate, slope in zip(weights, rates, slopes, strict=True)
         )
 
+    def in_their_unit(self, advantages: Float[Tensor, "h B"]) -> Float[Tensor, "h B"]:
+        """Advantages as the gradient steps take them."""
+        if not self.standardised:
+            return advantages / self.value_unit
+        spread = advantages.std(0, correction=0) + 1e-8
+        return (advantages - advantages.mean(0)) / spread
+
     def loss(self, weights: Weights, stretch: Stretch) -> Tensor:
         """L(θ) of one row."""
+        log_probs = self.log_probs(weights, stretch)
+        if self.surrogate == "plain":
+            return policy_gradient_loss(log_probs, stretch.advantages)
+        change = log_probs - stretch.log_probs
+        up_to = stretch.earlier.to(change) @ change
+        return -((up_to.exp() - (up_to - change).exp()) * stretch.advantages).mean()
+
+    def log_probs(self, weights: Weights, stretch: Stretch) -> Tensor:
+        """log π(a|s) of the steps of one row."""
         policy = self.policy(network(weights, stretch.observations)[..., :-1])
-        return policy_gradient_loss(policy.log_prob(stretch.actions), stretch.advantages)
+        return policy.log_prob(stretch.actions)
 
     def _outputs(self, found: Tensor, state: State) -> Outputs:
         return Outputs(self.policy(found[..., :-1]), self.value_unit * found[..., -1], state)
+
+
+def in_episode(ended: Bool[Tensor, "B h"]) -> Bool[Tensor, "B h h"]:
+    """Whether step k (last) is in the episode of step t and not after it."""
+    number = ended.long().cumsum(1) - ended.long()
+    return (number[:, :, None] == number[:, None]).tril()
 
 
 def network(weights: Weights, x: Float[Tensor, "*h I"]) -> Float[Tensor, "*h A1"]:

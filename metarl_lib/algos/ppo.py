@@ -222,16 +222,8 @@ class PPO:
         entropy_weight = s.entropy + progress * (s.entropy_end - s.entropy)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        advantages = gae(
-            segment.rewards,
-            segment.values,
-            segment.next_values,
-            segment.ended,
-            s.discount,
-            s.gae_lambda,
-        )
-        returns = advantages + segment.values
-        advantages, unit = standardise(advantages), self.model.value_unit
+        advantages, returns = self.judge(segment)
+        unit = self.model.value_unit
         totals: dict[str, Tensor] = {}
         passes = s.epochs if s.loss == "ppo" else 1
         for _ in range(passes):
@@ -269,6 +261,15 @@ class PPO:
                     totals[name] = totals.get(name, 0.0) + value.detach()
         self.model.take_in(segment.observations, returns)
         return {name: float(total) / (passes * s.minibatches) for name, total in totals.items()}
+
+    def judge(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """How good each action was, standardised, and what its value should have been."""
+        s = self.settings
+        advantages = gae(
+            segment.rewards, segment.values, segment.next_values, segment.ended, s.discount,
+            s.gae_lambda,
+        )  # fmt: skip
+        return standardise(advantages), advantages + segment.values
 
     def checkpoint(self) -> dict[str, Tensor]:
         """All that the training needs to go on, bit for bit."""

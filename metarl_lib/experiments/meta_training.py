@@ -40,7 +40,14 @@ def streams_of(seed: int, index: int) -> Streams:
 
 
 def train_agent(
-    stage: Stage, env: BatchedEnv, model: Agent, settings: Settings, seed: int, index: int
+    stage: Stage,
+    env: BatchedEnv,
+    model: Agent,
+    settings: Settings,
+    seed: int,
+    index: int,
+    *,
+    algorithm: type[PPO] = PPO,
 ) -> None:
     """Train an agent to the end of its stage, from the stage's last checkpoint on.
 
@@ -55,6 +62,7 @@ def train_agent(
         settings: of the training.
         seed: the root seed.
         index: tells the agents of a run apart.
+        algorithm: PPO, or one that judges actions otherwise.
 
     Raises:
         DivergenceError: when a loss is no longer finite.
@@ -62,7 +70,7 @@ def train_agent(
     if stage.finished:
         model.load_state_dict(stage.tensors)
         return
-    training = PPO(env, model, settings, streams_of(seed, index))
+    training = algorithm(env, model, settings, streams_of(seed, index))
     if stage.tensors:
         training.restore(stage.tensors)
     size = settings.rows * settings.segment

@@ -116,6 +116,11 @@ LOOKS = {
     "pearl-point": Look("PEARL, a point for a belief", ORANGE, "--", "s"),
     "gru-long": Look("GRU, more steps", SKY, "-.", "^"),
     "exact-posterior": Look("exact posterior sampling", PURPLE, "--", "v"),
+    "maml-ratio": Look("MAML, ratio surrogate", RED, "--", "s"),
+    "first-order": Look("MAML, first order", ORANGE, "-.", "^"),
+    "maml-life": Look("MAML, whole life", BLUE, ":", "o"),
+    "joint": Look("joint training", GREY, "--", "X"),
+    "maml-critic": Look("MAML, shared critic", SKY, "-.", "v"),
 }
 LOOKS |= {f"{name}-dense": LOOKS[name] for name in ("pearl", "told", "gru", "shortest-path")}
 LOOKS |= {

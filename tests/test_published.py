@@ -6,7 +6,6 @@ import math
 import re
 from pathlib import Path
 
-import jaxtyping
 import pytest
 from extras import need_extra
 
@@ -94,9 +93,8 @@ def test_every_run_says_where_it_comes_from(name) -> None:
 
 
 @by_name
-def test_the_checkpoint_gives_the_published_numbers_again(name, monkeypatch) -> None:
+def test_the_checkpoint_gives_the_published_numbers_again(name, unchecked) -> None:
     need_extra(name)
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     seed = record(name)["checkpoint_seed"]
     config = EXPERIMENTS[name].config(published(name).summary["scale"].iloc[0])
     rows = EXPERIMENTS[name].evaluate(config, seed, load_checkpoint(name))

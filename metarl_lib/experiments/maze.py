@@ -137,7 +137,7 @@ def differences(rows: list[Row]) -> list[Row]:
 
     Metrics: `return_minus_<other>` and `return_10x10_minus_<other>`.
     """
-    metrics = "return", f"return_{OTHER_SIZE}x{OTHER_SIZE}"
+    metrics = "return", f"return{ending(OTHER_SIZE)}"
     return [
         found
         for pair in ORDERS
@@ -145,13 +145,22 @@ def differences(rows: list[Row]) -> list[Row]:
     ]
 
 
-def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
-    """The published agents that every seed trains and tests thoroughly, in mazes of their size."""
+def evaluate(
+    config: Config, seed: int, tensors: Mapping[str, Tensor], sizes: tuple[int, ...] = (SIZE,)
+) -> list[Row]:
+    """The published agents that every seed trains and tests thoroughly, in mazes of some sizes."""
     rows: list[Row] = []
-    for variant in (v for v in config.in_every_seed if v not in config.brief):
-        rewards = walk(config, seed, agent_of(config, tensors, variant), variant)
-        rows += result_rows(config, variant, earned(rewards))
+    for variant, size in product(config.in_every_seed, sizes):
+        if variant not in config.brief:
+            rewards = walk(config, seed, agent_of(config, tensors, variant), variant, size)
+            found = {f"{name}{ending(size)}": value for name, value in earned(rewards).items()}
+            rows += result_rows(config, variant, found)
     return rows
+
+
+def ending(size: int) -> str:
+    """What the name of a metric ends in, when it was measured in mazes of that size."""
+    return "" if size == SIZE else f"_{size}x{size}"
 
 
 def agent_of(config: Config, tensors: Mapping[str, Tensor], variant: str) -> Agent:
@@ -173,7 +182,7 @@ def test(config: Config, seed: int, agent: Agent, variant: str) -> list[Row]:
     half = len(rewards) // 2
     values = earned(rewards)
     other = earned(walk(config, seed, agent, variant, OTHER_SIZE))
-    values |= {f"{name}_{OTHER_SIZE}x{OTHER_SIZE}": value for name, value in other.items()}
+    values |= {f"{name}{ending(OTHER_SIZE)}": value for name, value in other.items()}
     values["return_late"] = rewards[half:].sum(0)
     for name, options in (("frozen", {"frozen_after": half}), ("wiped", {"wiped": True})):
         operated = walk(config, seed, agent, variant, **options)
@@ -181,7 +190,7 @@ def test(config: Config, seed: int, agent: Agent, variant: str) -> list[Row]:
     found: dict[str, Tensor | float] = {**values, "parameters": float(parameters_of(agent))}
     if config.thorough and variant not in config.brief:
         for size in MORE_SIZES:
-            found[f"return_{size}x{size}"] = walk(config, seed, agent, variant, size).sum(0)
+            found[f"return{ending(size)}"] = walk(config, seed, agent, variant, size).sum(0)
         found["return_greedy"] = walk(config, seed, agent, variant, greedy=True).sum(0)
         blind = walk(config, seed, agent, variant, reward_input=False)
         found["return_without_reward"] = blind.sum(0)
@@ -232,9 +241,8 @@ def by_hand(config: Config, seed: int) -> list[Row]:
                 )
             )  # fmt: skip
         found["bound"] = {"first_reward": oracle.least_search(tasks.open, env.steps)}
-        end = "" if size == SIZE else f"_{size}x{size}"
         rows += [
-            row(name, f"{metric}{end}", value, 1)
+            row(name, f"{metric}{ending(size)}", value, 1)
             for name, values in found.items()
             for metric, value in values.items()
         ]

@@ -2,7 +2,6 @@
 
 import math
 
-import jaxtyping
 import pytest
 import torch
 from plain_maze import PlainMaze, drawn_maze
@@ -225,9 +224,8 @@ def test_the_defaults_are_those_of_the_published_task() -> None:
         ({"target": "seen"}, "target='seen' is unknown: choose one of hidden, visible"),
     ],
 )
-def test_bad_options_are_refused_in_one_line(options, words, monkeypatch) -> None:
+def test_bad_options_are_refused_in_one_line(options, words, unchecked) -> None:
     """Outside the tests nothing else looks at the types."""
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ValueError, match=words) as refusal:
         Maze(**options)
     assert "\n" not in str(refusal.value)

@@ -12,7 +12,7 @@ from metarl_lib.algos import ActorCritic, MAMLPolicy
 from metarl_lib.cores import GRU, SRWM, Backpropamine, MetODS
 from metarl_lib.envs.maze import Maze
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments import maze, maze_grid
+from metarl_lib.experiments import maze, maze_grid, maze_long
 from metarl_lib.experiments.base import row
 from metarl_lib.experiments.maze import Config, make_agent
 from metarl_lib.experiments.maze_agents import ENVS, VARIANTS
@@ -33,6 +33,7 @@ SPECIAL = {
     "metods-linear-S1-wide": (7, 1), "metods-linear-S4-state-matched": (3, 4),
     "metods-linear-S4-no-encoder": (N, 4),
 }  # fmt: skip
+EXPERIMENTS = maze.EXPERIMENT, maze_grid.EXPERIMENT, maze_long.EXPERIMENT
 THREE = ("metods-linear-S2", "gru-visible", "srwm")
 POSITIVE = (
     "encoder_units", "num_units", "gru_units", "maml_units", "maml_horizon", "maml_rate",
@@ -254,7 +255,7 @@ def test_only_the_first_seeds_train_what_is_costly(tmp_path, monkeypatch) -> Non
 
 
 def test_in_published_trainings_a_segment_is_a_whole_trial() -> None:
-    for experiment in (maze.EXPERIMENT, maze_grid.EXPERIMENT):
+    for experiment in EXPERIMENTS:
         full = experiment.config("full")
         assert full.whole_trials
         assert {env.max_steps for env in ENVS.values()} == {full.segment}
@@ -268,7 +269,22 @@ def test_the_grid_trains_every_agent_and_tests_quickly() -> None:
     assert maze_grid.EXPERIMENT.name == "maze_grid" != maze.EXPERIMENT.name == "maze"
 
 
-@pytest.mark.parametrize("experiment", [maze.EXPERIMENT, maze_grid.EXPERIMENT])
+def test_the_long_training_is_the_other_one_with_the_papers_steps() -> None:
+    """Fewer agents are trained longer; nothing else differs, so that the two can be compared."""
+    long, other = maze_long.EXPERIMENT.config("full"), maze.EXPERIMENT.config("full")
+    assert (
+        long.rows * long.segment * (long.updates - 1)
+        < 1e7
+        < long.rows * long.segment * long.updates
+    )
+    assert set(long.variants) < set(other.variants)
+    free = {"updates", "variants", "brief"}
+    assert vars(long).keys() == vars(other).keys() > free
+    assert all(value == vars(other)[name] for name, value in vars(long).items() if name not in free)
+    assert maze_long.EXPERIMENT.run == maze.run
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 @pytest.mark.parametrize(
     ("options", "words"),
     [

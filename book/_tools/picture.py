@@ -11,7 +11,7 @@ from metarl_lib.report import Published, load_published
 
 RULES = ("wp", "np", "np-recipe", "rule", "sgd", "rule-gradient")
 HARLOW = ("metods-linear-S4", "gru", "gru-matched")
-MAZE = ("random", "gru-matched", "gru", "metods-linear-S4", "search", "shortest-path")
+MAZE = ("random", "metods-linear-S4", "gru", "search", "shortest-path")
 NAMES = {"random": "random walk", "search": "search by hand", "shortest-path": "knows the way"}
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     harlow.set(ylim=(45, 103), title="Is one reward enough?")
     harlow.legend(fontsize=7)
 
-    bars(maze, load_published("maze"), "return", MAZE)
+    bars(maze, load_published("maze_long"), "return", MAZE)
     maze.set(xlabel="return of a life in a maze never met", title="What is left to learn?")
     figure.savefig(ROOT / "book" / "_static" / "overview.png")
 

@@ -1,4 +1,4 @@
-"""The maze, varied: what of MetODS it takes, and what else would do, at a smaller budget."""
+"""The maze, varied: what of MetODS it takes, and what else would do, in layers half as wide."""
 
 from __future__ import annotations
 
@@ -6,29 +6,35 @@ from dataclasses import dataclass, replace
 
 from metarl_lib.experiments import maze
 from metarl_lib.experiments.base import option
-from metarl_lib.experiments.maze_agents import VARIANTS
+from metarl_lib.experiments.maze_agents import GRID
 
 NAME = "maze_grid"
+BESIDE = "gru-matched", "srwm", "metods-linear-S1-wide", "metods-linear-S4-state-matched"
+"""Other memories with as many parameters, units, operations, or numbers that they carry on."""
+TESTED_AGAIN = "metods-linear-S4", "metods-linear-S1", "metods-vanilla-S4", "metods-mlp-S4"
 
 
 @dataclass(frozen=True)
 class Config(maze.Config):
-    """Fields of the experiment on the maze with every agent."""
+    """Fields of the experiment on the maze with everything varied that the paper varies."""
 
-    updates: int = option(235, "segments that are collected and learned from")
     num_units: int = option(32, "units of the cells that rewrite their weights")
-    variants: tuple[str, ...] = option(tuple(VARIANTS), "agents to train")
+    variants: tuple[str, ...] = option((*GRID, *BESIDE), "agents to train")
+    costly: tuple[str, ...] = option((), "those of them that few seeds train")
+    test_trials: int = option(1000, "trials of a test, in mazes never seen")
     thorough: bool = option(False, "test in mazes of more sizes, and read the memories, too")
 
 
-SMALL = ("metods-vanilla-S2-scalar", "srwm", "maml", "metods-mlp-S4-visible")
+SMALL = ("metods-vanilla-S2-scalar", "srwm", "metods-mlp-S4")
 PRESETS = {
     "smoke": Config(
         rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,
-        maml_units=4, maml_horizon=5, test_trials=20, variants=SMALL,
+        test_trials=20, variants=SMALL,
     ),
     "book": Config(updates=20, gru_units=32, test_trials=200, variants=SMALL),
-    "full": Config(compile=True),
+    "full": Config(
+        compile=True, brief=tuple(v for v in (*GRID, *BESIDE) if v not in TESTED_AGAIN)
+    ),
 }  # fmt: skip
 
 EXPERIMENT = replace(

@@ -15,7 +15,7 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments import maze, maze_grid, maze_long
 from metarl_lib.experiments.base import row
 from metarl_lib.experiments.maze import Config, make_agent
-from metarl_lib.experiments.maze_agents import ENVS, VARIANTS
+from metarl_lib.experiments.maze_agents import ENVS, GRID, VARIANTS
 from metarl_lib.experiments.meta_agents import parameters_of
 from metarl_lib.experiments.meta_training import play
 from metarl_lib.runs import Run
@@ -261,10 +261,15 @@ def test_in_published_trainings_a_segment_is_a_whole_trial() -> None:
         assert {env.max_steps for env in ENVS.values()} == {full.segment}
 
 
-def test_the_grid_trains_every_agent_and_tests_quickly() -> None:
-    full = maze_grid.EXPERIMENT.config("full")
-    assert full.variants == tuple(VARIANTS)
-    assert (full.thorough, maze.EXPERIMENT.config("full").thorough) == (False, True)
+def test_the_grid_is_the_other_training_of_narrower_layers() -> None:
+    """Everything that the paper varies, crossed, for as many steps; and it tests quickly."""
+    grid, other = maze_grid.EXPERIMENT.config("full"), maze.EXPERIMENT.config("full")
+    assert set(grid.variants) >= set(GRID) and len(GRID) == 27
+    tested = set(grid.variants) - set(grid.brief)
+    assert {"metods-linear-S4", "metods-vanilla-S4"} < tested < set(GRID)
+    free = {"num_units", "variants", "brief", "costly", "test_trials", "thorough"}
+    assert all(value == vars(other)[name] for name, value in vars(grid).items() if name not in free)
+    assert (grid.num_units, other.num_units, grid.thorough) == (32, 64, False)
     assert (maze_grid.EXPERIMENT.run, maze_grid.EXPERIMENT.evaluate) == (maze.run, maze.evaluate)
     assert maze_grid.EXPERIMENT.name == "maze_grid" != maze.EXPERIMENT.name == "maze"
 

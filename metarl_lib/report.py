@@ -20,7 +20,9 @@ from metarl_lib.files import read_json
 
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
-OPTIONAL_CLAIM_FIELDS = {"variant", "tolerance", "single_run", "bound", "better", "note", "why"}
+OPTIONAL_CLAIM_FIELDS = {
+    "variant", "less", "tolerance", "single_run", "bound", "better", "note", "why",
+}  # fmt: skip
 
 
 def results_folder() -> Path:
@@ -90,6 +92,22 @@ class Published:
             names = ", ".join(sorted(set(have)))
             raise KeyError(f"{self.name} publishes no {variant} {metric}; it has {names}")
         return found.iloc[0]
+
+    def less(self, variant: str, other: str, metric: str) -> pd.Series:
+        """What a variant has more of a metric than another, seed by seed, in a row like `row`'s.
+
+        Raises:
+            KeyError: when one of the two was not published.
+        """
+        found = self.row(variant, metric).copy()
+        self.row(other, metric)  # refuses what was not published
+        values = self.seeds.query("metric == @metric").pivot_table(
+            index="seed", columns="variant", values="value"
+        )
+        gaps = (values[variant] - values[other]).dropna()
+        found["mean"], found["low"], found["high"] = mean_interval(gaps.tolist())
+        found["seeds"] = len(gaps)
+        return found
 
     def text(self, variant: str, metric: str, form: str = ".2f", factor: float = 1.0) -> str:
         """`mean [low, high]` of one number, for prose and tables; of one seed, only the mean."""
@@ -208,6 +226,13 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     return "not reproduced"
 
 
+def measured_of(claim: Mapping[str, Any], published: Published) -> pd.Series:
+    """The number that a claim is held against: a variant's, or what it has more than another."""
+    if other := claim.get("less"):
+        return published.less(claim["variant"], other, claim["metric"])
+    return published.row(claim["variant"], claim["metric"])
+
+
 def ledger(folder: Path | None = None) -> pd.DataFrame:
     """Every claim beside what we measured, with a verdict."""
     root = folder or results_folder()
@@ -216,9 +241,10 @@ def ledger(folder: Path | None = None) -> pd.DataFrame:
         measured = None
         if not claim.get("why") and (root / claim["experiment"] / "summary.json").exists():
             published = load_published(claim["experiment"], root)
-            measured = published.row(claim["variant"], claim["metric"])
+            measured = measured_of(claim, published)
         line = {key: claim[key] for key in ("id", "source", "statement", "value", "experiment")}
         line["variant"], line["metric"] = claim.get("variant", ""), claim["metric"]
+        line["less"] = claim.get("less", "")
         for key in ("mean", "low", "high", "seeds", "budget", "scale"):
             line[key] = None if measured is None else measured[key]
         line["verdict"] = verdict(claim, measured)
@@ -241,8 +267,9 @@ def ledger_html(table: pd.DataFrame) -> str:
         measured = "" if pd.isna(row["mean"]) else _interval_text(row, "#.3g")
         origin = f"{row['id']} · document {row['source']}"
         if measured:
+            variant = row["variant"] + (f" less {row['less']}" if row.get("less") else "")
             origin += (
-                f" · {row['experiment']}: {row['variant']}, {row['metric']}, "
+                f" · {row['experiment']}: {variant}, {row['metric']}, "
                 f"{row['seeds']:.0f} seeds, {row['scale']} scale"
             )
         cells = (

@@ -10,7 +10,14 @@ import pytest
 from extras import need_extra
 
 from metarl_lib.experiments import EXPERIMENTS
-from metarl_lib.report import ledger, load_checkpoint, load_claims, load_published, verdict
+from metarl_lib.report import (
+    ledger,
+    load_checkpoint,
+    load_claims,
+    load_published,
+    measured_of,
+    verdict,
+)
 from metarl_lib.runs import SCALES, config_hash
 
 RESULTS = Path(__file__).resolve().parents[1] / "book" / "_results"
@@ -154,7 +161,7 @@ def test_claims_are_complete_and_measured() -> None:
         if claim.get("why"):
             continue
         assert claim["experiment"] in NAMES, claim["id"]
-        measured = published(claim["experiment"]).row(claim["variant"], claim["metric"])
+        measured = measured_of(claim, published(claim["experiment"]))
         assert isinstance(claim["value"], (int, float))
         assert measured is not None, claim["id"]
         assert measured["seeds"] >= 2, claim["id"]

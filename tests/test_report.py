@@ -333,6 +333,31 @@ def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
     assert tally(["nowhere"], folder) == ""
 
 
+def test_a_claimed_order_is_held_against_differences_seed_by_seed() -> None:
+    """Seeds differ by ten, the two variants by one in each of them, so the interval is narrow."""
+    values = {"one": [11.0, 21.0, 32.0], "other": [10.0, 20.0, 30.0]}
+    seeds = pd.DataFrame(
+        [
+            {"variant": variant, "metric": "return", "seed": seed, "value": value}
+            for variant, found in values.items()
+            for seed, value in enumerate(found)
+        ]
+        + [{"variant": "one", "metric": "return", "seed": 3, "value": 99.0}]
+    )
+    rows = summarise(seeds, ("variant", "metric")).assign(budget=7, scale="full")
+    results = report.Published("demo", rows, seeds, pd.DataFrame(), [], {})
+    gap = results.less("one", "other", "return")
+    assert (gap["mean"], gap["seeds"], gap["budget"]) == (pytest.approx(4 / 3), 3, 7)
+    half = 4.302653 * (1 / 3)  # Student's t for two degrees of freedom, standard error 1/3
+    assert gap["high"] - gap["mean"] == pytest.approx(half, rel=1e-6)
+    back = results.less("other", "one", "return")
+    assert (back["low"], back["high"]) == pytest.approx((-gap["high"], -gap["low"]))
+    assert report.measured_of(CLAIM | {"variant": "one", "less": "other"}, results).equals(gap)
+    assert report.measured_of(CLAIM | {"variant": "one"}, results)["seeds"] == 4
+    with pytest.raises(KeyError, match="demo publishes no third return"):
+        results.less("one", "third", "return")
+
+
 def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
     line = {"id": "X1", "source": "000", "experiment": "e", "metric": "m", "variant": "v"}
     line |= {"statement": "a < b", "value": 2.5, "mean": 2.0, "low": 1.0, "high": 3.0}

@@ -72,6 +72,9 @@ def build_parser() -> Parser:
         "publish", help="copy the small results of finished runs to book/_results"
     )
     publishing.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    publishing.add_argument(
+        "--add", action="store_true", help="join the seeds that are published already"
+    )
     publishing.set_defaults(action=publish_runs)
 
     doctor = commands.add_parser("doctor", help="what is installed, and what this machine can do")
@@ -92,7 +95,7 @@ def list_experiments(options: argparse.Namespace, extra: list[str]) -> int:
 def publish_runs(options: argparse.Namespace, extra: list[str]) -> int:
     """Publish finished runs of one experiment."""
     _refuse(extra)
-    target = publish(options.runs, results_folder())
+    target = publish(options.runs, results_folder(), add=options.add)
     print(f"published {len(options.runs)} run(s) to {target}")
     return 0
 

@@ -9,26 +9,34 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from safetensors.torch import save_file
+from scipy import stats
 
 from metarl_lib.files import read_json, write_atomically, write_json
 from metarl_lib.folder import check_finished, read_header, stage_tensors
 from metarl_lib.provenance import portable
-from metarl_lib.report import summarise
+from metarl_lib.report import load_published, summarise
 from metarl_lib.runs import SCALES
 
 
-def publish(runs: Sequence[Path], folder: Path) -> Path:
+def publish(runs: Sequence[Path], folder: Path, *, add: bool = False) -> Path:
     """Copy the small results of finished runs of one experiment to `folder/<experiment>/`.
 
     Written are `summary.json` (means and 95 % intervals over seeds), `seeds.csv`, `curves.csv`,
     `provenance.json`, and `checkpoint.safetensors` with the last tensors of the lowest seed.
+
+    Args:
+        runs: their folders.
+        folder: of all that is published.
+        add: the seeds join those that are published already, instead of taking their place.
 
     Returns:
         The folder that was written.
 
     Raises:
         ValueError: for no runs, an unfinished one, two of one seed, runs whose configurations
-            differ, or a smaller scale than is published already; nothing is written then.
+            differ from each other or from those that they join, or a smaller scale than is
+            published already; nothing is written then.
+        FileNotFoundError: when there is nothing to add to.
     """
     headers = [read_header(path) for path in runs]
     for path in runs:
@@ -51,28 +59,39 @@ def publish(runs: Sequence[Path], folder: Path) -> Path:
             for path, header in zip(runs, headers, strict=True)
         ]
     )
-    summary = summarise(results, ["variant", "metric", "budget"])
-    summary["scale"] = headers[0]["scale"]
     target = folder / headers[0]["experiment"]
     _refuse_smaller_scale(target, headers[0]["scale"])
+    curves, records = _curves(runs), [_portable_provenance(path) for path in runs]
+    first = headers[0]["seed"]
+    if add:
+        old = load_published(target.name, folder)
+        first = min(first, _joined(target, headers))
+        budgets = old.summary[["variant", "metric", "budget"]]
+        results = pd.concat([old.seeds.merge(budgets), results])
+        curves, records = pooled(old.curves, curves), [*old.provenance, *records]
+    summary = summarise(results, ["variant", "metric", "budget"])
+    summary["scale"] = headers[0]["scale"]
     columns = ["variant", "metric", "mean", "low", "high", "seeds", "budget", "scale"]
     single = results[["variant", "metric", "seed", "value"]]
     _write_csv(target / "seeds.csv", single)
-    _publish_curves(runs, target / "curves.csv")
-    tensors = stage_tensors(runs[0])
-    checkpoint = target / "checkpoint.safetensors"
-    if tensors:
-        write_atomically(checkpoint, lambda path: save_file(tensors, path))
+    if len(curves):
+        _write_csv(target / "curves.csv", curves)
     else:
-        checkpoint.unlink(missing_ok=True)
+        (target / "curves.csv").unlink(missing_ok=True)
+    checkpoint = target / "checkpoint.safetensors"
+    if first == headers[0]["seed"]:  # else a lower seed's is there
+        if tensors := stage_tensors(runs[0]):
+            write_atomically(checkpoint, lambda path: save_file(tensors, path))
+        else:
+            checkpoint.unlink(missing_ok=True)
     write_json(
         target / "provenance.json",
         {
             "experiment": headers[0]["experiment"],
             "hash": headers[0]["hash"],
             "config": headers[0]["config"],
-            "checkpoint_seed": headers[0]["seed"],
-            "runs": [_portable_provenance(path) for path in runs],
+            "checkpoint_seed": first,
+            "runs": records,
         },
     )
     write_json(target / "summary.json", summary[columns].to_dict("records"))
@@ -97,14 +116,53 @@ def _portable_provenance(run: Path) -> dict[str, Any]:
     return record
 
 
-def _publish_curves(runs: Sequence[Path], target: Path) -> None:
+def _curves(runs: Sequence[Path]) -> pd.DataFrame:
     tables = [pd.read_parquet(p) for run in runs if (p := run / "metrics.parquet").exists()]
     if not tables:
-        target.unlink(missing_ok=True)
-        return
+        return pd.DataFrame()
     rows = pd.concat(tables)
     rows[["variant", "metric"]] = rows["name"].str.split("/", n=1, expand=True)
-    _write_csv(target, summarise(rows, ["variant", "metric", "step"]))
+    return summarise(rows, ["variant", "metric", "step"])
+
+
+def _joined(target: Path, headers: Sequence[dict[str, Any]]) -> int:
+    """The seed whose checkpoint is published, where runs may join what is; raises if not."""
+    record = read_json(target / "provenance.json")
+    if record["hash"] != headers[0]["hash"]:
+        raise ValueError(
+            f"{target.name} is published with configuration {record['hash']}, these runs have "
+            f"{headers[0]['hash']}: publish all seeds anew, without --add"
+        )
+    there = set(pd.read_csv(target / "seeds.csv")["seed"])
+    if twice := sorted(there & {h["seed"] for h in headers}):
+        raise ValueError(f"seeds={twice}: published already; leave them out, or publish all anew")
+    return int(record["checkpoint_seed"])
+
+
+def pooled(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Curves over the seeds of both tables, which have those of `summarise`.
+
+    A mean m over n seeds and the half h of its 95 % interval give back the seeds' sum n m and the
+    sum of their squared deviations (n − 1) n (h / t)², with t Student's for n − 1 degrees of
+    freedom. With these the two tables are put together; the single seeds are not needed.
+    """
+    keys = ["variant", "metric", "step"]
+    if not len(old) or not len(new):
+        return old if len(old) else new
+    both = pd.concat([old, new], ignore_index=True)
+    n = both["seeds"]
+    scale = stats.t.ppf(0.975, np.maximum(n - 1, 1)) / np.sqrt(n)
+    both["total"] = n * both["mean"]
+    in_groups = both.groupby(keys)
+    mean = in_groups["total"].transform("sum") / in_groups["seeds"].transform("sum")
+    within = (n - 1) * ((both["high"] - both["low"]) / 2 / scale) ** 2
+    both["squares"] = within + n * (both["mean"] - mean) ** 2
+    sums = both.groupby(keys, sort=False)[["total", "squares", "seeds"]].sum().reset_index()
+    n, mean = sums["seeds"], sums["total"] / sums["seeds"]
+    error = np.sqrt(sums["squares"] / np.maximum(n - 1, 1) / n)
+    half = stats.t.ppf(0.975, np.maximum(n - 1, 1)) * error
+    sums = sums.assign(mean=mean, low=mean - half, high=mean + half)
+    return sums[[*keys, "mean", "low", "high", "seeds"]]
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:

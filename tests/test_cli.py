@@ -188,6 +188,9 @@ def test_run_resume_and_publish(capsys, elsewhere) -> None:
     status, _, err = metarl(capsys, "publish", str(folder), str(folder))
     assert status == 2
     assert "seeds=[4, 4]" in err
+    status, _, err = metarl(capsys, "publish", str(folder), "--add")
+    assert status == 2
+    assert "seeds=[4]: published already" in err
 
 
 def test_the_default_is_book_scale_and_seed_0(monkeypatch, elsewhere) -> None:

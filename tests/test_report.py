@@ -14,7 +14,7 @@ import yaml
 from scipy import stats
 
 from metarl_lib import report
-from metarl_lib.publishing import publish
+from metarl_lib.publishing import pooled, publish
 from metarl_lib.report import (
     ledger,
     load_checkpoint,
@@ -179,6 +179,68 @@ def test_what_is_not_published_is_named(tmp_path) -> None:
         said, names = str(refusal.value).strip("'\"").split("; it has ")
         assert said == f"demo publishes no {variant} {metric}"
         assert names.split(", ") == sorted(there)
+
+
+@pytest.mark.parametrize("before", [(0,), (3,), (0, 3), (0, 1, 2, 3)])
+def test_seeds_that_are_added_give_what_all_at_once_give(tmp_path, before) -> None:
+    """Curves join without the single seeds; a curve that one seed alone has stays as it is."""
+    runs = {seed: make_run(tmp_path / f"s{seed}", seed) for seed in range(6)}
+    once = publish(list(runs.values()), tmp_path / "once")
+    folder = tmp_path / "added"
+    publish([runs[seed] for seed in before], folder)
+    others = [seed for seed in runs if seed not in before]
+    publish([runs[seed] for seed in others[:1]], folder, add=True)
+    added = publish([runs[seed] for seed in others[1:]], folder, add=True)
+    one, other = load_published("demo", tmp_path / "once"), load_published("demo", folder)
+    keys = ["variant", "metric"]
+    for table in ("seeds", "summary"):
+        order = [*keys, "seed"] if table == "seeds" else keys
+        pd.testing.assert_frame_equal(
+            *(getattr(r, table).sort_values(order, ignore_index=True) for r in (one, other))
+        )
+    pd.testing.assert_frame_equal(one.curves, other.curves, rtol=1e-5)
+    assert (added / "checkpoint.safetensors").read_bytes() == (
+        once / "checkpoint.safetensors"
+    ).read_bytes()
+    records = [json.loads((f / "provenance.json").read_text()) for f in (once, added)]
+    assert records[0]["checkpoint_seed"] == records[1]["checkpoint_seed"] == 0
+    assert sorted(r["argv"] for r in records[0]["runs"]) == sorted(
+        r["argv"] for r in records[1]["runs"]
+    )
+
+
+def test_curves_of_some_seeds_alone_stay_as_they_are() -> None:
+    columns = ["variant", "metric", "step", "mean", "low", "high", "seeds"]
+    old = pd.DataFrame([["a", "x", 1, 2.0, -1.0, 5.0, 2], ["b", "x", 1, 7.0, 6.0, 8.0, 2]])
+    new = pd.DataFrame([["a", "x", 1, 4.0, 4.0, 4.0, 1], ["c", "x", 1, 3.0, 3.0, 3.0, 1]])
+    old.columns = new.columns = columns
+    found = pooled(old, new).set_index("variant")
+    assert found.loc["b", ["mean", "low", "high", "seeds"]].tolist() == pytest.approx([7, 6, 8, 2])
+    assert found.loc["c", ["mean", "low", "high", "seeds"]].tolist() == pytest.approx([3, 3, 3, 1])
+    apart = 3 / T_975[1]  # the two old seeds are at 2 − apart and 2 + apart
+    mean, low, high = mean_interval([2 - apart, 2 + apart, 4.0])
+    assert found.loc["a", ["mean", "low", "high"]].tolist() == pytest.approx([mean, low, high])
+
+
+@pytest.mark.parametrize(
+    ("options", "seed", "words"),
+    [
+        ({}, 0, r"seeds=\[0\]: published already; leave them out"),
+        ({"settings": Settings(steps=11)}, 1, "publish all seeds anew, without --add"),
+    ],
+)
+def test_seeds_that_do_not_fit_are_not_added(tmp_path, options, seed, words) -> None:
+    target = publish([make_run(tmp_path / "first", 0)], tmp_path / "results")
+    before = {path.name: path.read_bytes() for path in target.iterdir()}
+    with pytest.raises(ValueError, match=words) as refusal:
+        publish([make_run(tmp_path / "more", seed, **options)], tmp_path / "results", add=True)
+    assert "\n" not in str(refusal.value)
+    assert {path.name: path.read_bytes() for path in target.iterdir()} == before
+
+
+def test_there_must_be_something_to_add_to(tmp_path) -> None:
+    with pytest.raises(FileNotFoundError, match="no published results for 'demo'"):
+        publish([make_run(tmp_path / "first", 0)], tmp_path / "results", add=True)
 
 
 def bad_runs(tmp_path, kind) -> list[Path]:

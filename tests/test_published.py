@@ -25,7 +25,11 @@ NAMES = sorted(path.parent.name for path in RESULTS.glob("*/summary.json"))
 LARGEST = 4 * 2**20  # bytes an experiment may publish
 # Networks that policies train amplify how a processor rounds; 0.05 lay between two machines.
 # So do the contacts of a robot: see `robots.SURE`.
-ROUNDING = {"layerwise": 0.08, "update_rule": 0.08, "ant_dir": 0.02, "cheetah_dir": 0.02}
+ROUNDING = {
+    "layerwise": 0.08, "update_rule": 0.08, "ant_dir": 0.02, "cheetah_dir": 0.02, "maml_rl": 0.03,
+}  # fmt: skip
+# Thousands of updates in a row by an evolved loss do so most; there 5 % lay between two machines.
+SHARE = {"epg": 0.1}
 FOLDERS = re.compile(r"(?<![\w.])/(home|tmp|root|work|Users|mnt|usr)\b|[A-Z]:\\\\")
 
 published = functools.cache(load_published)
@@ -110,7 +114,8 @@ def test_the_checkpoint_gives_the_published_numbers_again(name, unchecked) -> No
     assert len(rows) >= 10
     for row in rows:
         value = expected[row["variant"], row["metric"]]
-        assert row["value"] == pytest.approx(value, rel=1e-3, abs=ROUNDING.get(name, 1e-4)), row
+        room = {"rel": SHARE.get(name, 1e-3), "abs": ROUNDING.get(name, 1e-4)}
+        assert row["value"] == pytest.approx(value, **room), row
 
 
 @by_name

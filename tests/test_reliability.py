@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,8 +203,16 @@ def test_a_full_disk_on_the_command_line(tmp_path, capsys, monkeypatch) -> None:
     )
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """SIGHUP does what it does by default, in tests under `nohup`, too."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, whole, capfd, number) -> None:
+def test_a_run_that_is_asked_to_stop_saves_first(tmp_path, whole, capfd, number, heard) -> None:
     folder = tmp_path / "run"
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     assert stopped(folder, number) == 130

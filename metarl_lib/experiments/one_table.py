@@ -1,0 +1,290 @@
+"""One task for every method: those that the page on evolved losses does not train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from metarl_lib.algos import (
+    PPO,
+    ActorCritic,
+    AfterSteps,
+    MAMLPolicy,
+    PEARLAgent,
+    PEARLSettings,
+    Settings,
+)
+from metarl_lib.algos.pearl_agent import live
+from metarl_lib.cores import MetODS
+from metarl_lib.envs.point_robot import PointRobot, PointTasks
+from metarl_lib.envs.trial import Trial
+from metarl_lib.experiments import epg, pearl
+from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.epg_evaluation import conditions, readings
+from metarl_lib.experiments.epg_tasks import TASKS
+from metarl_lib.experiments.meta_agents import parameters_of
+from metarl_lib.experiments.meta_training import (
+    last_logged,
+    load_agent,
+    make_model,
+    play,
+    streams_of,
+    train_agent,
+)
+from metarl_lib.experiments.pearl_readings import knowing, towards
+from metarl_lib.experiments.pearl_training import train_pearl
+from metarl_lib.rules.checks import look_up
+from metarl_lib.runs import DivergenceError, Row, Run, Stage, generator
+
+NAME = "one_table"
+FAMILY = "point"
+"""The family of tasks of the page on evolved losses: goals on a half circle, and outside."""
+
+VARIANTS = ("metods-linear-S4", "metods-bounded-S4", "maml", "pearl")
+GRADIENT = VARIANTS[:3]
+"""Those that PPO trains, at a rate that a search of equal length finds for each."""
+
+BLIND = 81
+"""Heights between −1 and 1 at which the best path that knows no goal may stop."""
+
+
+@dataclass(frozen=True)
+class Config(Settings):
+    """Fields of the experiment with the methods that evolved losses are compared with."""
+
+    rows: int = option(64, "robots side by side")
+    segment: int = option(160, "steps of a life in training, which is a whole trial")
+    updates: int = option(200, "lives of every row that are learned from")
+    minibatches: int = option(4, "parts of the rows in a pass, one gradient step each")
+    discount: float = option(0.8, "discount of future rewards, in all loops")
+    entropy: float = option(0.0, "weight of the policy's entropy at the start")
+    max_grad_norm: float = option(1.0, "gradients are scaled to this norm where larger")
+    whole_trials: bool = option(True, "start a new trial in every row with each segment")
+    num_units: int = option(32, "units of the layer that rewrites its weights")
+    hidden: int = option(64, "units of each of the two hidden layers of MAML's agent")
+    shots: int = option(4, "episodes that its gradient step learns from")
+    maml_rate: float = option(0.5, "size of its gradient step at the start; it is learned")
+    log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
+    rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2), "learning rates that are tried")
+    search: int = option(20, "updates of the short training that judges each of them")
+    iterations: int = option(320, "times that PEARL lives and learns")
+    compile: bool = option(False, "compile the cells that rewrite their weights")
+    borrowed: str = option("full", "scale whose settings of other pages are taken: smoke, full")
+    variants: tuple[str, ...] = option(VARIANTS, "agents to train")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(
+            self, "num_units", "hidden", "shots", "maml_rate", "rates", "search", "iterations"
+        )
+        look_up("borrowed", self.borrowed, dict.fromkeys(("smoke", "full")))
+        for variant in self.variants:
+            look_up("variants", variant, dict.fromkeys(VARIANTS))
+        length = TASKS[FAMILY]().env.max_steps
+        if self.segment != 2 * self.shots * length:
+            raise ValueError(
+                f"segment={self.segment}: must be {2 * self.shots * length}, so that as many "
+                f"episodes of {length} steps come before MAML's gradient step as after it"
+            )
+
+    @property
+    def episodes(self) -> int:
+        """Of a life in training."""
+        return 2 * self.shots
+
+
+PRESETS = {
+    "smoke": Config(
+        rows=4, segment=40, updates=2, epochs=1, shots=1, num_units=4, hidden=4, rates=(3e-3,),
+        search=1, iterations=2, borrowed="smoke",
+    ),
+    "book": Config(updates=20, search=2, iterations=20, variants=("metods-bounded-S4", "maml")),
+    "full": Config(compile=True),
+}  # fmt: skip
+
+
+def robot() -> PointRobot:
+    """The environment of the family."""
+    env = TASKS[FAMILY]().env
+    assert isinstance(env, PointRobot)
+    return env
+
+
+def pearl_settings(config: Config) -> PEARLSettings:
+    """How PEARL is trained: as on its own page with dense rewards, in as many steps as others."""
+    borrowed = pearl.EXPERIMENT.config(config.borrowed)
+    assert isinstance(borrowed, pearl.Config)
+    half = config.shots
+    return replace(
+        pearl.settings_of(borrowed, "pearl-dense"), iterations=config.iterations,
+        prior_episodes=half, posterior_episodes=config.episodes - half,
+    )  # fmt: skip
+
+
+def make_agent(config: Config, variant: str, seed: int = 0) -> Any:
+    """A fresh agent of a variant."""
+    env = Trial(robot(), config.episodes)
+
+    def build() -> nn.Module:
+        if variant == "pearl":
+            borrowed, inner = pearl.EXPERIMENT.config(config.borrowed), robot()
+            assert isinstance(borrowed, pearl.Config)
+            return PEARLAgent(
+                inner.observation_space, inner.action_space, hidden=borrowed.hidden,
+                encoder_hidden=borrowed.hidden, latent=borrowed.latent,
+            )  # fmt: skip
+        if variant == "maml":
+            return MAMLPolicy(
+                env.observation_space, env.action_space, (config.hidden,) * 2,
+                horizon=config.segment // 2, rate=config.maml_rate, rates="learned",
+                discount=config.discount, gae_lambda=config.gae_lambda, baseline="linear",
+                standardised=True, state_only=True, log_std=config.log_std, value_unit=None,
+                normalise=True,
+            )  # fmt: skip
+        core = MetODS(
+            env.observation_space.shape[0], config.num_units, bounded="bounded" in variant,
+            compile=config.compile,
+        )  # fmt: skip
+        return ActorCritic(
+            core, env.observation_space, env.action_space, log_std=config.log_std,
+            value_unit=None, normalise=True,
+        )  # fmt: skip
+
+    return make_model(build, seed, VARIANTS.index(variant))
+
+
+def run(config: Config, run: Run) -> list[Row]:
+    """One seed: train every agent, then test all on the tasks of the page on evolved losses."""
+    for variant in config.variants:
+        train(config, run, variant)
+    tensors = run.tensors()
+    return evaluate(config, run.seed, tensors) + by_hand(config, run.seed) + last_logged(run)
+
+
+def train(config: Config, run: Run, variant: str) -> None:
+    """Train an agent to the end of its stage."""
+    index = VARIANTS.index(variant)
+    model = make_agent(config, variant, run.seed)
+    if variant == "pearl":
+        settings = pearl_settings(config)
+        train_pearl(run.stage(variant), robot(), model, settings, run.seed, index)
+        return
+    search = run.stage(f"{variant}-rate")
+    tune(search, config, variant, run.seed)
+    train_agent(
+        run.stage(variant), Trial(robot(), config.episodes), model,
+        ppo_settings(config, variant, search.values["rate"]), run.seed, index,
+        algorithm=algorithm_of(variant),
+    )  # fmt: skip
+
+
+def algorithm_of(variant: str) -> type[PPO]:
+    """PPO, and for MAML the one that judges what follows the gradient step."""
+    return AfterSteps if variant == "maml" else PPO
+
+
+def ppo_settings(config: Config, variant: str, rate: float) -> Settings:
+    """How an agent is trained by PPO; MAML's has no critic to train."""
+    weight = 0.0 if variant == "maml" else config.value_weight
+    return replace(config, learning_rate=rate, value_weight=weight)
+
+
+def tune(stage: Stage, config: Config, variant: str, seed: int) -> None:
+    """Train short at every rate; the best earns most in the second half of its training."""
+    if stage.finished:
+        return
+    scores, index = {}, len(VARIANTS) + VARIANTS.index(variant)
+    for rate in tqdm(config.rates, desc=stage.name, leave=False, disable=None):
+        settings = replace(ppo_settings(config, variant, rate), updates=config.search)
+        training = algorithm_of(variant)(
+            Trial(robot(), config.episodes), make_agent(config, variant, seed), settings,
+            streams_of(seed, index),
+        )  # fmt: skip
+        earned = [training.update()["reward"] for _ in range(config.search)]
+        half = earned[len(earned) // 2 :]
+        scores[rate] = sum(half) / len(half)
+    if not any(math.isfinite(score) for score in scores.values()):
+        raise DivergenceError(f"rates={config.rates}: every one diverged; add smaller ones")
+    best = epg.best_of(scores)
+    stage.save(len(scores), {}, {"rate": best, "score": scores[best]}, finished=True)
+
+
+def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
+    """What the agents earn, from the published ones; the metrics are `epg_evaluation.readings`."""
+    borrowed = epg.EXPERIMENT.config(config.borrowed)
+    assert isinstance(borrowed, epg.Config)
+    task, rows = TASKS[FAMILY](), []
+    told = {
+        "shown": config.episodes, "longest": borrowed.of("ppo_life", FAMILY),
+    }  # fmt: skip
+    for variant in config.variants:
+        agent = load_agent(make_agent(replace(config, compile=False), variant), tensors, variant)
+        budget = steps_of(config, variant)
+        for place, (name, tasks, _) in enumerate(conditions(borrowed, seed, task, FAMILY)):
+            rewards = lives(config, seed, agent, variant, tasks, place)
+            rows += readings(variant, name, rewards, task, budget=budget, **told)
+        rows.append(row(variant, f"parameters_{FAMILY}", float(parameters_of(agent)), budget))
+    return rows
+
+
+def steps_of(config: Config, variant: str) -> int:
+    """Environment steps of an agent's training, the search for its rate not counted."""
+    if variant != "pearl":
+        return config.rows * config.segment * config.updates
+    settings = pearl_settings(config)
+    visits = settings.tasks + settings.iterations * settings.collected
+    return visits * settings.episodes * robot().max_steps
+
+
+def lives(
+    config: Config, seed: int, agent: Any, variant: str, tasks: PointTasks, place: int
+) -> Tensor:
+    """The rewards `[U, W]` of lives as long as in training, with given tasks."""
+    streams = [generator(seed, "evaluation", n + place) for n in (300, 400)]
+    if variant == "pearl":
+        context = pearl_settings(config).context
+        lived = live(robot(), agent, tasks, config.episodes, *streams, context=context, greedy=True)
+        return lived.rewards.flatten(1).T
+    env = Trial(robot(), config.episodes)
+    return play(env, agent, tasks, streams[0], greedy=False).rewards
+
+
+def by_hand(config: Config, seed: int) -> list[Row]:
+    """What an episode returns to who knows the goal, and to the best path that knows no goal.
+
+    `blind` goes straight up or down and stays where it is best to be for the tasks of the
+    test on average: by symmetry that is on the axis of their half circle.
+    """
+    borrowed = epg.EXPERIMENT.config(config.borrowed)
+    assert isinstance(borrowed, epg.Config)
+    rows = []
+    for name, tasks, _ in conditions(borrowed, seed, TASKS[FAMILY](), FAMILY):
+        told = knowing(robot(), tasks).rewards.sum((1, 2))
+        heights = torch.linspace(-1, 1, BLIND)
+        blind = max(returned(tasks, torch.tensor([0.0, float(y)])) for y in heights)
+        rows += [row("shortest-path", f"return_{name}", told, 1)]
+        rows += [row("blind", f"return_{name}", blind, 1)]
+    return rows
+
+
+def returned(tasks: PointTasks, place: Tensor) -> float:
+    """The mean return of an episode that goes straight to a place and stays there."""
+    episode, _ = towards(robot(), tasks, place.expand_as(tasks.goal))
+    return float(episode.rewards.sum((1, 2)).mean())
+
+
+EXPERIMENT = Experiment(
+    name=NAME,
+    page="book/algorithms/05_one_table.md",
+    claim="Memories adapt in fewer steps than gradients, and generalise less",
+    presets=PRESETS,
+    cost={"smoke": "5 s", "book": "1 min", "full": "30 min"},
+    run=run,
+    evaluate=evaluate,
+)

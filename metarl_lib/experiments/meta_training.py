@@ -70,6 +70,8 @@ def train_agent(
     if stage.finished:
         model.load_state_dict(stage.tensors)
         return
+    if getattr(settings, "compile", False):
+        torch.compiler.reset()  # a function is compiled for eight agents at most, and no others
     training = algorithm(env, model, settings, streams_of(seed, index))
     if stage.tensors:
         training.restore(stage.tensors)

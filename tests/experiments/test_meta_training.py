@@ -437,6 +437,18 @@ def test_a_training_depends_on_its_seed_and_index(tmp_path, straight) -> None:
     assert set(run.metrics()["step"]) == {8}
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_compiled_code_of_other_agents_is_forgotten(tmp_path, monkeypatch, compiled) -> None:
+    """Else torch, which compiles a function eight times, runs the ninth agent as it is."""
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(None))
+    settings = replace(SMALL, updates=1)
+    object.__setattr__(settings, "compile", compiled)
+    run = new_run(tmp_path)
+    train_agent(run.stage(LAST), Lives(), opinionated(Lives()), settings, 0, 1)
+    assert len(resets) == compiled
+
+
 def test_initial_parameters_depend_on_seed_and_index_and_leave_the_global_stream_alone() -> None:
     def weights(seed, index):
         before = torch.random.get_rng_state()

@@ -54,6 +54,7 @@ TINY = {
     "two_step": {"segment": 12, "updates": 2},
     "harlow": {"variants": ("metods-linear-S1", "lstm"), "updates": 1, "test_trials": 4},
     "maze": {"variants": ("metods-linear-S4",), "updates": 1, "test_trials": 8},
+    "maze_grid": {"variants": ("srwm",), "updates": 1, "test_trials": 8},
     "maze_long": {"variants": ("gru",), "updates": 1, "test_trials": 8},
     "ant_dir": {"variants": ("metods-linear-S4",), "updates": 1, "test_trials": 8},
     "cheetah_dir": {"variants": ("maml",), "updates": 1, "test_trials": 8},

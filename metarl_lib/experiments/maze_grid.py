@@ -25,7 +25,7 @@ class Config(maze.Config):
     thorough: bool = option(False, "test in mazes of more sizes, and read the memories, too")
 
 
-SMALL = ("metods-vanilla-S2-scalar", "srwm", "metods-mlp-S4")
+SMALL = "metods-vanilla-S2-scalar", "metods-linear-S1", "metods-mlp-S4", "srwm"
 PRESETS = {
     "smoke": Config(
         rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,

@@ -14,7 +14,7 @@ from scipy import stats
 from metarl_lib.files import read_json, write_atomically, write_json
 from metarl_lib.folder import check_finished, read_header, stage_tensors
 from metarl_lib.provenance import portable
-from metarl_lib.report import load_published, summarise
+from metarl_lib.report import Published, load_published, summarise
 from metarl_lib.runs import SCALES
 
 
@@ -65,7 +65,8 @@ def publish(runs: Sequence[Path], folder: Path, *, add: bool = False) -> Path:
     first = headers[0]["seed"]
     if add:
         old = load_published(target.name, folder)
-        first = min(first, _joined(target, headers))
+        _refuse_misfits(old, headers)
+        first = min(first, *old.seeds["seed"])
         budgets = old.summary[["variant", "metric", "budget"]]
         results = pd.concat([old.seeds.merge(budgets), results])
         curves, records = pooled(old.curves, curves), [*old.provenance, *records]
@@ -90,7 +91,7 @@ def publish(runs: Sequence[Path], folder: Path, *, add: bool = False) -> Path:
             "experiment": headers[0]["experiment"],
             "hash": headers[0]["hash"],
             "config": headers[0]["config"],
-            "checkpoint_seed": first,
+            "checkpoint_seed": int(first),
             "runs": records,
         },
     )
@@ -125,18 +126,15 @@ def _curves(runs: Sequence[Path]) -> pd.DataFrame:
     return summarise(rows, ["variant", "metric", "step"])
 
 
-def _joined(target: Path, headers: Sequence[dict[str, Any]]) -> int:
-    """The seed whose checkpoint is published, where runs may join what is; raises if not."""
-    record = read_json(target / "provenance.json")
-    if record["hash"] != headers[0]["hash"]:
+def _refuse_misfits(old: Published, headers: Sequence[dict[str, Any]]) -> None:
+    published, ours = old.provenance[0]["hash"], headers[0]["hash"]
+    if published != ours:
         raise ValueError(
-            f"{target.name} is published with configuration {record['hash']}, these runs have "
-            f"{headers[0]['hash']}: publish all seeds anew, without --add"
+            f"{old.name} is published with configuration {published}, these runs have {ours}: "
+            "publish all seeds anew, without --add"
         )
-    there = set(pd.read_csv(target / "seeds.csv")["seed"])
-    if twice := sorted(there & {h["seed"] for h in headers}):
+    if twice := sorted(set(old.seeds["seed"]) & {h["seed"] for h in headers}):
         raise ValueError(f"seeds={twice}: published already; leave them out, or publish all anew")
-    return int(record["checkpoint_seed"])
 
 
 def pooled(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:

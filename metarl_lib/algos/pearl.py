@@ -76,6 +76,10 @@ class PEARLSettings:
         """Episodes with a task, one after the other."""
         return self.prior_episodes + self.posterior_episodes
 
+    def environment_steps(self, length: int) -> int:
+        """Environment steps of a training, where no episode ends before `length` steps."""
+        return (self.tasks + self.iterations * self.collected) * self.episodes * length
+
 
 class PEARL:
     """An agent in training on N tasks of a batched environment.

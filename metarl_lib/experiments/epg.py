@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from typing import TypeVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -29,7 +28,13 @@ from metarl_lib.experiments.epg_evaluation import (
     test_rl2,
 )
 from metarl_lib.experiments.epg_tasks import TASKS
-from metarl_lib.experiments.meta_training import last_logged, streams_of, train_agent
+from metarl_lib.experiments.meta_training import (
+    best_of,
+    last_logged,
+    streams_of,
+    train_agent,
+    tune_rate,
+)
 from metarl_lib.runs import DivergenceError, Row, Run, Stage
 
 NAME = "epg"
@@ -37,8 +42,6 @@ SEARCH = 10
 """What random numbers are for, beside those of evolution, training and tests."""
 
 LOGS, CHECKPOINTS = 100, 20
-
-Choice = TypeVar("Choice")
 
 PRESETS = {
     "smoke": Config(
@@ -139,27 +142,14 @@ def tune(stage: Stage, config: Config, name: str, seed: int) -> None:
 
 
 def tune_rl2(stage: Stage, config: Config, name: str, seed: int) -> None:
-    """Train short at every rate; the best earns most in the second half of its training."""
-    if stage.finished:
-        return
-    index, scores = SEARCH + list(TASKS).index(name), {}
-    for rate in tqdm(config.rl2_rates, desc=stage.name, leave=False, disable=None):
+    """Choose the rate at which RL²'s agent is trained."""
+
+    def start(rate: float) -> PPO:
         settings = rl2_of(config, config.rl2_search, rate)
-        agent = make_agent(config, name, seed)
-        training = PPO(trial(config, name), agent, settings, streams_of(seed, index))
-        earned = [training.update()["reward"] for _ in range(config.rl2_search)]
-        half = earned[len(earned) // 2 :]
-        scores[rate] = sum(half) / len(half)
-    if not any(math.isfinite(score) for score in scores.values()):
-        raise DivergenceError(f"rl2_rates={config.rl2_rates}: every one diverged; add smaller ones")
-    best = best_of(scores)
-    stage.save(len(scores), {}, {"rate": best, "score": scores[best]}, finished=True)
+        streams = streams_of(seed, SEARCH + list(TASKS).index(name))
+        return PPO(trial(config, name), make_agent(config, name, seed), settings, streams)
 
-
-def best_of(scores: Mapping[Choice, float]) -> Choice:
-    """The choice of the highest score; what diverged is no choice."""
-    finite = {choice: score for choice, score in scores.items() if math.isfinite(score)}
-    return max(finite, key=lambda choice: finite[choice])
+    tune_rate(stage, "rl2_rates", config.rl2_rates, start, config.rl2_search)
 
 
 EXPERIMENT = Experiment(

@@ -100,10 +100,15 @@ class Config(Variants, Settings):
         return {"value_unit": self.value_unit}
 
 
+SMOKE: dict[str, Any] = {
+    "rows": 4, "segment": 12, "updates": 2, "epochs": 1, "encoder_units": 4, "num_units": 4,
+    "gru_units": 4, "test_trials": 20, "thorough": False,
+}  # fmt: skip
+"""What all experiments on the maze set at their smallest scale."""
+
 PRESETS = {
     "smoke": Config(
-        rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,
-        test_trials=20, thorough=False,
+        **SMOKE,
         variants=("metods-linear-S4", "gru", "metods-linear-S4-visible", "gru-visible"),
     ),
     "book": Config(updates=60, gru_units=32, num_units=32, test_trials=200,

@@ -27,10 +27,7 @@ class Config(maze.Config):
 
 SMALL = "metods-vanilla-S2-scalar", "metods-linear-S1", "metods-mlp-S4", "srwm"
 PRESETS = {
-    "smoke": Config(
-        rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,
-        test_trials=20, variants=SMALL,
-    ),
+    "smoke": Config(**maze.SMOKE, variants=SMALL),
     "book": Config(updates=20, gru_units=32, test_trials=200, variants=SMALL),
     "full": Config(
         compile=True, brief=tuple(v for v in (*GRID, *BESIDE) if v not in TESTED_AGAIN)

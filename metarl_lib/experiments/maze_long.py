@@ -22,10 +22,7 @@ class Config(maze.Config):
 
 
 PRESETS = {
-    "smoke": Config(
-        rows=4, segment=12, updates=2, epochs=1, encoder_units=4, num_units=4, gru_units=4,
-        test_trials=20, thorough=False,
-    ),
+    "smoke": Config(**maze.SMOKE),
     "book": Config(updates=60, gru_units=32, num_units=32, test_trials=200, thorough=False),
     "full": Config(compile=True),
 }  # fmt: skip

@@ -17,11 +17,12 @@ from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.experiments.base import row
 from metarl_lib.experiments.training_loop import Rhythm, make_updates
-from metarl_lib.runs import Row, Run, Stage, generator
+from metarl_lib.runs import DivergenceError, Row, Run, Stage, generator
 
 RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
 
 AgentT = TypeVar("AgentT", bound=nn.Module)
+Choice = TypeVar("Choice")
 
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""
@@ -79,6 +80,41 @@ def train_agent(
     if make_updates(stage, training, settings.updates, average, RHYTHM, size=size):
         report_times(stage.name, training)
     stage.save(settings.updates * size, model.state_dict(), finished=True)
+
+
+def tune_rate(
+    stage: Stage, field: str, rates: Sequence[float], start: Callable[[float], PPO], updates: int
+) -> None:
+    """Train short at every rate; the best earns most in the second half of its training.
+
+    Args:
+        stage: keeps the `rate` and its `score`, the mean reward of a step in that half.
+        field: the configuration's, which an error names.
+        rates: to try.
+        start: a fresh training at a rate.
+        updates: of each training.
+
+    Raises:
+        DivergenceError: when there is no rate at which rewards stay finite.
+    """
+    if stage.finished:
+        return
+    scores = {}
+    for rate in tqdm(rates, desc=stage.name, leave=False, disable=None):
+        training = start(rate)
+        earned = [training.update()["reward"] for _ in range(updates)]
+        half = earned[len(earned) // 2 :]
+        scores[rate] = sum(half) / len(half)
+    if not any(math.isfinite(score) for score in scores.values()):
+        raise DivergenceError(f"{field}={rates}: every one diverged; add smaller ones")
+    best = best_of(scores)
+    stage.save(len(scores), {}, {"rate": best, "score": scores[best]}, finished=True)
+
+
+def best_of(scores: Mapping[Choice, float]) -> Choice:
+    """The choice of the highest score; what diverged is no choice."""
+    finite = {choice: score for choice, score in scores.items() if math.isfinite(score)}
+    return max(finite, key=lambda choice: finite[choice])
 
 
 def report_times(name: str, training: PPO) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from metarl_lib.algos import (
     PPO,
@@ -36,11 +34,12 @@ from metarl_lib.experiments.meta_training import (
     play,
     streams_of,
     train_agent,
+    tune_rate,
 )
 from metarl_lib.experiments.pearl_readings import knowing, towards
 from metarl_lib.experiments.pearl_training import train_pearl
 from metarl_lib.rules.checks import look_up
-from metarl_lib.runs import DivergenceError, Row, Run, Stage, generator
+from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "one_table"
 FAMILY = "point"
@@ -118,12 +117,10 @@ def robot() -> PointRobot:
 
 def pearl_settings(config: Config) -> PEARLSettings:
     """How PEARL is trained: as on its own page with dense rewards, in as many steps as others."""
-    borrowed = pearl.EXPERIMENT.config(config.borrowed)
-    assert isinstance(borrowed, pearl.Config)
-    half = config.shots
     return replace(
-        pearl.settings_of(borrowed, "pearl-dense"), iterations=config.iterations,
-        prior_episodes=half, posterior_episodes=config.episodes - half,
+        pearl.settings_of(pearl.PRESETS[config.borrowed], "pearl-dense"),
+        iterations=config.iterations, prior_episodes=config.shots,
+        posterior_episodes=config.episodes - config.shots,
     )  # fmt: skip
 
 
@@ -133,8 +130,7 @@ def make_agent(config: Config, variant: str, seed: int = 0) -> Any:
 
     def build() -> nn.Module:
         if variant == "pearl":
-            borrowed, inner = pearl.EXPERIMENT.config(config.borrowed), robot()
-            assert isinstance(borrowed, pearl.Config)
+            borrowed, inner = pearl.PRESETS[config.borrowed], robot()
             return PEARLAgent(
                 inner.observation_space, inner.action_space, hidden=borrowed.hidden,
                 encoder_hidden=borrowed.hidden, latent=borrowed.latent,
@@ -196,33 +192,21 @@ def ppo_settings(config: Config, variant: str, rate: float) -> Settings:
 
 
 def tune(stage: Stage, config: Config, variant: str, seed: int) -> None:
-    """Train short at every rate; the best earns most in the second half of its training."""
-    if stage.finished:
-        return
-    scores, index = {}, len(VARIANTS) + VARIANTS.index(variant)
-    for rate in tqdm(config.rates, desc=stage.name, leave=False, disable=None):
+    """Choose the rate at which an agent is trained."""
+
+    def start(rate: float) -> PPO:
         settings = replace(ppo_settings(config, variant, rate), updates=config.search)
-        training = algorithm_of(variant)(
-            Trial(robot(), config.episodes), make_agent(config, variant, seed), settings,
-            streams_of(seed, index),
-        )  # fmt: skip
-        earned = [training.update()["reward"] for _ in range(config.search)]
-        half = earned[len(earned) // 2 :]
-        scores[rate] = sum(half) / len(half)
-    if not any(math.isfinite(score) for score in scores.values()):
-        raise DivergenceError(f"rates={config.rates}: every one diverged; add smaller ones")
-    best = epg.best_of(scores)
-    stage.save(len(scores), {}, {"rate": best, "score": scores[best]}, finished=True)
+        env, agent = Trial(robot(), config.episodes), make_agent(config, variant, seed)
+        streams = streams_of(seed, len(VARIANTS) + VARIANTS.index(variant))
+        return algorithm_of(variant)(env, agent, settings, streams)
+
+    tune_rate(stage, "rates", config.rates, start, config.search)
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """What the agents earn, from the published ones; the metrics are `epg_evaluation.readings`."""
-    borrowed = epg.EXPERIMENT.config(config.borrowed)
-    assert isinstance(borrowed, epg.Config)
-    task, rows = TASKS[FAMILY](), []
-    told = {
-        "shown": config.episodes, "longest": borrowed.of("ppo_life", FAMILY),
-    }  # fmt: skip
+    borrowed, task, rows = epg.PRESETS[config.borrowed], TASKS[FAMILY](), []
+    told = {"shown": config.episodes, "longest": borrowed.of("ppo_life", FAMILY)}
     for variant in config.variants:
         agent = load_agent(make_agent(replace(config, compile=False), variant), tensors, variant)
         budget = steps_of(config, variant)
@@ -237,9 +221,7 @@ def steps_of(config: Config, variant: str) -> int:
     """Environment steps of an agent's training, the search for its rate not counted."""
     if variant != "pearl":
         return config.rows * config.segment * config.updates
-    settings = pearl_settings(config)
-    visits = settings.tasks + settings.iterations * settings.collected
-    return visits * settings.episodes * robot().max_steps
+    return pearl_settings(config).environment_steps(robot().max_steps)
 
 
 def lives(
@@ -261,15 +243,13 @@ def by_hand(config: Config, seed: int) -> list[Row]:
     `blind` goes straight up or down and stays where it is best to be for the tasks of the
     test on average: by symmetry that is on the axis of their half circle.
     """
-    borrowed = epg.EXPERIMENT.config(config.borrowed)
-    assert isinstance(borrowed, epg.Config)
+    places = [torch.tensor([0.0, y]) for y in torch.linspace(-1, 1, BLIND).tolist()]
     rows = []
-    for name, tasks, _ in conditions(borrowed, seed, TASKS[FAMILY](), FAMILY):
+    for name, tasks, _ in conditions(epg.PRESETS[config.borrowed], seed, TASKS[FAMILY](), FAMILY):
         told = knowing(robot(), tasks).rewards.sum((1, 2))
-        heights = torch.linspace(-1, 1, BLIND)
-        blind = max(returned(tasks, torch.tensor([0.0, float(y)])) for y in heights)
-        rows += [row("shortest-path", f"return_{name}", told, 1)]
-        rows += [row("blind", f"return_{name}", blind, 1)]
+        rows.append(row("shortest-path", f"return_{name}", told, 1))
+        blind = max(returned(tasks, place) for place in places)
+        rows.append(row("blind", f"return_{name}", blind, 1))
     return rows
 
 

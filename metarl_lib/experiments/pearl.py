@@ -150,9 +150,8 @@ def settings_of(config: Config, variant: str) -> PEARLSettings:
 
 def steps_of(config: Config, variant: str) -> int:
     """Environment steps of PEARL on the same task."""
-    s = settings_of(config, variant)
-    visits = s.tasks + s.iterations * s.collected
-    return visits * s.episodes * robot(config, VARIANTS[variant].sparse).max_steps
+    length = robot(config, VARIANTS[variant].sparse).max_steps
+    return settings_of(config, variant).environment_steps(length)
 
 
 def ppo_settings_of(config: Config, variant: str) -> Settings:

@@ -135,19 +135,23 @@ class Agent(nn.Module):
             return action
         return action.clamp(self.low, self.high)
 
-    def policy(self, found: Tensor, observations: Tensor | None = None) -> Policy:
+    def policy(
+        self, found: Tensor, observations: Tensor | None = None, log_std: Tensor | None = None
+    ) -> Policy:
         """The policy over actions of which a network has found logits, or means.
 
         Args:
             found: one number for each choice, or each dimension of an action.
             observations: what the agent saw, where they hold a mask.
+            log_std: in the place of the agent's own, where actions are continuous.
         """
         if isinstance(self.action_space, spaces.Discrete):
             if self.masked and observations is not None:
                 allowed = observations[..., -self.outputs :] > 0
                 found = found.masked_fill(~allowed, FORBIDDEN)
             return Categorical(logits=found, validate_args=False)
-        normal = Normal(found, self.log_std.exp().expand_as(found), validate_args=False)
+        spread = (self.log_std if log_std is None else log_std).exp().expand_as(found)
+        normal = Normal(found, spread, validate_args=False)
         return Independent(normal, 1, validate_args=False)
 
     @torch.no_grad()

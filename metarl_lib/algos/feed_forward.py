@@ -9,10 +9,9 @@ import torch
 from gymnasium import spaces
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.distributions import Categorical
 from torch.func import functional_call
 
-from metarl_lib.algos.actor_critic import Agent, Outputs
+from metarl_lib.algos.actor_critic import Agent, Outputs, Policy
 from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.cores.base import State
 
@@ -28,10 +27,11 @@ class FeedForward(Agent):
 
     Args:
         observation_space: a flat `Box`.
-        action_space: `Discrete`.
+        action_space: see `Agent`.
         hidden: units of the layers between input and output.
         context: how many numbers η has; 0 for none.
         embedding: numbers in e_η.
+        log_std: see `Agent`.
         value_unit: see `Agent`.
 
     Raises:
@@ -48,11 +48,10 @@ class FeedForward(Agent):
         hidden: Sequence[int] = (64, 64),
         context: int = 0,
         embedding: int = 16,
+        log_std: float = 0.0,
         value_unit: float = 1.0,
     ) -> None:
-        super().__init__(observation_space, action_space, value_unit=value_unit)
-        if not isinstance(action_space, spaces.Discrete):
-            raise ValueError(f"action_space={action_space}: must be Discrete for this agent")
+        super().__init__(observation_space, action_space, log_std=log_std, value_unit=value_unit)
         if not hidden or min(hidden) < 1:
             raise ValueError(f"hidden={tuple(hidden)}: must be one or more whole numbers >= 1")
         self.embedding = nn.Linear(context, embedding, bias=False) if context else None
@@ -60,7 +59,7 @@ class FeedForward(Agent):
         self.policy_net = layers(size, hidden, self.outputs)
         self.value_net = layers(size, hidden, 1)
         self.register_buffer("eta", torch.zeros(context), persistent=False)
-        with torch.no_grad():  # actions are nearly uniform at the start
+        with torch.no_grad():  # actions are nearly uniform, or near zero, at the start
             cast(nn.Linear, self.policy_net[-1]).weight.mul_(0.01)
             if self.embedding is not None:  # what is told does not drown what is seen
                 self.embedding.weight.mul_(0.1)
@@ -84,9 +83,10 @@ class FeedForward(Agent):
         params = dict(self.named_parameters())
         return Outputs(self.act(params, observation), self.judge(params, observation), ())
 
-    def act(self, params: Params, observations: Float[Tensor, "*B I"]) -> Categorical:
+    def act(self, params: Params, observations: Float[Tensor, "*B I"]) -> Policy:
         """The policy with these parameters in place of the agent's own."""
-        return cast(Categorical, self.policy(self._read("policy_net", params, observations)))
+        found = self._read("policy_net", params, observations)
+        return self.policy(found, log_std=params.get("log_std"))
 
     def judge(self, params: Params, observations: Float[Tensor, "*B I"]) -> Float[Tensor, "*B"]:
         """The values with these parameters in place of the agent's own."""

@@ -254,7 +254,9 @@ class MetaGradient:
         for _ in range(self.settings.segment):
             seen = self.observation
             action = draw(self.model.step(seen, ()).policy, self.streams.actions)
-            self.env_state, step = self.env.step(self.env_state, action, self.streams.environment)
+            self.env_state, step = self.env.step(
+                self.env_state, self.model.clip(action), self.streams.environment
+            )
             self.observation, ended = step.observation, step.terminated | step.truncated
             steps.append((seen, step.observation, action, step.reward, step.terminated, ended))
             self.returns += step.reward

@@ -22,7 +22,7 @@ from metarl_lib.algos.pearl_agent import live
 from metarl_lib.cores import MetODS
 from metarl_lib.envs.point_robot import PointRobot, PointTasks
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments import epg, pearl
+from metarl_lib.experiments import epg, from_scratch, pearl
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.epg_evaluation import conditions, readings
 from metarl_lib.experiments.epg_tasks import TASKS
@@ -45,9 +45,9 @@ NAME = "one_table"
 FAMILY = "point"
 """The family of tasks of the page on evolved losses: goals on a half circle, and outside."""
 
-VARIANTS = ("metods-linear-S4", "metods-bounded-S4", "maml", "pearl")
-GRADIENT = VARIANTS[:3]
-"""Those that PPO trains, at a rate that a search of equal length finds for each."""
+TRAINED = ("metods-linear-S4", "metods-bounded-S4", "maml", "pearl")
+"""Those that are trained on other tasks first. PPO does it, but for PEARL."""
+VARIANTS = (*TRAINED, *from_scratch.LEARNERS)
 
 BLIND = 81
 """Heights between −1 and 1 at which the best path that knows no goal may stop."""
@@ -73,6 +73,14 @@ class Config(Settings):
     rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2), "learning rates that are tried")
     search: int = option(20, "updates of the short training that judges each of them")
     iterations: int = option(320, "times that PEARL lives and learns")
+    scratch_rates: tuple[float, ...] = option(
+        (1e-3, 3e-3, 1e-2), "learning rates that learners from nothing try"
+    )
+    scratch_discounts: tuple[float, ...] = option(
+        (0.8, 0.95), "discounts that they try; a learned one starts there"
+    )
+    scratch_search: int = option(16, "lives that each of their settings is judged by")
+    scratch_lives: int = option(50, "their lives in a test")
     compile: bool = option(False, "compile the cells that rewrite their weights")
     borrowed: str = option("full", "scale whose settings of other pages are taken: smoke, full")
     variants: tuple[str, ...] = option(VARIANTS, "agents to train")
@@ -80,8 +88,9 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(
-            self, "num_units", "hidden", "shots", "maml_rate", "rates", "search", "iterations"
-        )
+            self, "num_units", "hidden", "shots", "maml_rate", "rates", "search", "iterations",
+            "scratch_rates", "scratch_search", "scratch_lives",
+        )  # fmt: skip
         look_up("borrowed", self.borrowed, dict.fromkeys(("smoke", "full")))
         for variant in self.variants:
             look_up("variants", variant, dict.fromkeys(VARIANTS))
@@ -101,7 +110,8 @@ class Config(Settings):
 PRESETS = {
     "smoke": Config(
         rows=4, segment=40, updates=2, epochs=1, shots=1, num_units=4, hidden=4, rates=(3e-3,),
-        search=1, iterations=2, borrowed="smoke",
+        search=1, iterations=2, borrowed="smoke", scratch_rates=(3e-3,),
+        scratch_discounts=(0.8,), scratch_search=2, scratch_lives=2,
     ),
     "book": Config(updates=20, search=2, iterations=20, variants=("metods-bounded-S4", "maml")),
     "full": Config(compile=True),
@@ -125,7 +135,7 @@ def pearl_settings(config: Config) -> PEARLSettings:
 
 
 def make_agent(config: Config, variant: str, seed: int = 0) -> Any:
-    """A fresh agent of a variant."""
+    """A fresh agent of a variant that is trained."""
     env = Trial(robot(), config.episodes)
 
     def build() -> nn.Module:
@@ -158,9 +168,15 @@ def make_agent(config: Config, variant: str, seed: int = 0) -> Any:
 def run(config: Config, run: Run) -> list[Row]:
     """One seed: train every agent, then test all on the tasks of the page on evolved losses."""
     for variant in config.variants:
-        train(config, run, variant)
-    tensors = run.tensors()
-    return evaluate(config, run.seed, tensors) + by_hand(config, run.seed) + last_logged(run)
+        if variant in TRAINED:
+            train(config, run, variant)
+        else:
+            tune_scratch(config, run, variant)
+    rows = evaluate(config, run.seed, run.tensors()) + by_hand(config, run.seed)
+    for variant in config.variants:
+        if variant not in TRAINED:
+            rows += test_scratch(config, run.seed, variant, run.stage(variant).values)
+    return rows + last_logged(run)
 
 
 def train(config: Config, run: Run, variant: str) -> None:
@@ -207,7 +223,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     """What the agents earn, from the published ones; the metrics are `epg_evaluation.readings`."""
     borrowed, task, rows = epg.PRESETS[config.borrowed], TASKS[FAMILY](), []
     told = {"shown": config.episodes, "longest": borrowed.of("ppo_life", FAMILY)}
-    for variant in config.variants:
+    for variant in filter(TRAINED.__contains__, config.variants):
         agent = load_agent(make_agent(replace(config, compile=False), variant), tensors, variant)
         budget = steps_of(config, variant)
         for place, (name, tasks, _) in enumerate(conditions(borrowed, seed, task, FAMILY)):
@@ -215,6 +231,46 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
             rows += readings(variant, name, rewards, task, budget=budget, **told)
         rows.append(row(variant, f"parameters_{FAMILY}", float(parameters_of(agent)), budget))
     return rows
+
+
+def scratch_of(config: Config) -> dict[str, Any]:
+    """How learners from nothing live: as long and in networks as large as PPO's on that page."""
+    borrowed = epg.PRESETS[config.borrowed]
+    return {
+        "episodes": borrowed.of("ppo_life", FAMILY), "hidden": borrowed.hidden,
+        "log_std": config.log_std,
+    }  # fmt: skip
+
+
+def tune_scratch(config: Config, run: Run, variant: str) -> None:
+    """Choose the learning rate and the discount of a learner from nothing, on training tasks."""
+    tasks = robot().sample_tasks(config.scratch_search, generator(run.seed, "tuning"))
+    from_scratch.tune(
+        run.stage(variant), robot(), tasks, variant, config.scratch_rates,
+        config.scratch_discounts, seed=run.seed, **scratch_of(config),
+    )  # fmt: skip
+
+
+def test_scratch(config: Config, seed: int, variant: str, best: Mapping[str, float]) -> list[Row]:
+    """What fresh learners earn in the first of the tasks of the others.
+
+    Metrics beside those of `epg_evaluation.readings`: `rate` and `discount`, which the search
+    found, and `discount_end` and `lambda_end`, which they had after lives in tasks of the test.
+    """
+    borrowed, task = epg.PRESETS[config.borrowed], TASKS[FAMILY]()
+    told = {"shown": config.episodes, "longest": borrowed.of("ppo_life", FAMILY), "budget": 1}
+    found, rows = {name: best[name] for name in ("rate", "discount")}, []
+    for name, tasks, _ in conditions(borrowed, seed, task, FAMILY):
+        first = PointTasks(tasks.goal[: config.scratch_lives])
+        lived = from_scratch.live(
+            robot(), first, variant, (best["rate"], best["discount"]), seed=seed,
+            **scratch_of(config),
+        )  # fmt: skip
+        rewards = lived.rewards.repeat_interleave(robot().max_steps, 0)
+        rows += readings(variant, name, rewards, task, **told)
+        found.setdefault("discount_end", float(lived.discounts.mean()))
+        found.setdefault("lambda_end", float(lived.lambdas.mean()))
+    return rows + [row(variant, metric, value, 1) for metric, value in found.items()]
 
 
 def steps_of(config: Config, variant: str) -> int:
@@ -264,7 +320,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/05_one_table.md",
     claim="Memories adapt in fewer steps than gradients, and generalise less",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "1 min", "full": "30 min"},
+    cost={"smoke": "5 s", "book": "1 min", "full": "40 min"},
     run=run,
     evaluate=evaluate,
 )

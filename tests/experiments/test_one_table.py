@@ -10,6 +10,7 @@ from metarl_lib.envs.point_robot import PointTasks
 from metarl_lib.experiments import epg, one_table, pearl
 from metarl_lib.experiments.epg_evaluation import conditions
 from metarl_lib.experiments.epg_tasks import TASKS
+from metarl_lib.experiments.from_scratch import live
 from metarl_lib.runs import Run
 
 SMALL = one_table.PRESETS["smoke"]
@@ -31,13 +32,34 @@ def rows(tmp_path_factory) -> dict[tuple[str, str], float]:
 
 def test_every_method_is_measured_as_evolved_losses_are(rows) -> None:
     kinds = {"steps", "solved", "return", "gained"}
-    for variant in one_table.VARIANTS:
+    for variant in one_table.TRAINED:
         for condition in ("point_test", "point_outside"):
             assert kinds <= {m.removesuffix(f"_{condition}") for v, m in rows if v == variant}
             every = [rows[variant, f"return_{condition}@{20 * k}"] for k in (1, 2)]
             assert rows[variant, f"return_{condition}"] == pytest.approx(every[-1])
             gained = rows[variant, f"gained_{condition}"]
             assert gained == pytest.approx(every[1] - every[0], abs=1e-4)
+
+
+def test_who_learns_from_nothing_meets_the_same_tasks_and_its_life_is_longer(rows) -> None:
+    borrowed = epg.PRESETS["smoke"]
+    life = borrowed.of("ppo_life", "point")
+    for variant in one_table.VARIANTS[4:]:
+        for place, name in enumerate(("point_test", "point_outside")):
+            _, tasks, _ = conditions(borrowed, 3, TASKS["point"](), "point")[place]
+            lived = live(
+                one_table.robot(), PointTasks(tasks.goal[: SMALL.scratch_lives]), variant,
+                (3e-3, 0.8), life, 3, hidden=borrowed.hidden, log_std=SMALL.log_std,
+            )  # fmt: skip
+            for k, returned in enumerate(20 * lived.rewards.mean(1), start=1):
+                found = rows[variant, f"return_{name}@{20 * k}"]
+                assert found == pytest.approx(float(returned), rel=1e-5)
+            shown = rows[variant, f"return_{name}@{20 * SMALL.episodes}"]
+            assert rows[variant, f"return_{name}"] == pytest.approx(shown)
+        assert rows[variant, "rate"] == pytest.approx(3e-3)
+        assert (rows[variant, "discount_end"] != pytest.approx(0.8, abs=1e-6)) == (
+            variant == "meta-gradient"
+        )
 
 
 def test_no_one_earns_more_than_who_knows_and_blind_is_between(rows) -> None:
@@ -72,7 +94,7 @@ def test_tasks_and_lives_are_those_of_the_page_on_evolved_losses() -> None:
     assert FULL.episodes == other.of("life", "point")
     assert FULL.segment == FULL.episodes * TASKS["point"]().env.max_steps
     steps = other.rl2_rows * other.rl2_segment * other.of("rl2_updates", "point")
-    for variant in one_table.VARIANTS:
+    for variant in one_table.TRAINED:
         assert one_table.steps_of(FULL, variant) == pytest.approx(steps, rel=0.02)
     assert [name for name, *_ in conditions(other, 0, TASKS["point"](), "point")] == [
         "point_test", "point_outside"
@@ -80,8 +102,8 @@ def test_tasks_and_lives_are_those_of_the_page_on_evolved_losses() -> None:
 
 
 def test_agents_are_what_their_names_say() -> None:
-    agents = {v: one_table.make_agent(SMALL, v) for v in one_table.VARIANTS}
-    assert [agents[v].core.bounded for v in one_table.VARIANTS[:2]] == [False, True]
+    agents = {v: one_table.make_agent(SMALL, v) for v in one_table.TRAINED}
+    assert [agents[v].core.bounded for v in one_table.TRAINED[:2]] == [False, True]
     assert agents["metods-linear-S4"].core.depth == 4
     assert isinstance(agents["maml"], MAMLPolicy)
     assert isinstance(agents["pearl"], PEARLAgent)

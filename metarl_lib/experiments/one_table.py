@@ -71,7 +71,7 @@ class Config(Settings):
     maml_rate: float = option(0.5, "size of its gradient step at the start; it is learned")
     log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
     rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2), "learning rates that are tried")
-    search: int = option(20, "updates of the short training that judges each of them")
+    search: int = option(60, "updates of the short training that judges each of them")
     iterations: int = option(320, "times that PEARL lives and learns")
     scratch_rates: tuple[float, ...] = option(
         (1e-3, 3e-3, 1e-2), "learning rates that learners from nothing try"
@@ -79,7 +79,7 @@ class Config(Settings):
     scratch_discounts: tuple[float, ...] = option(
         (0.8, 0.95), "discounts that they try; a learned one starts there"
     )
-    scratch_search: int = option(16, "lives that each of their settings is judged by")
+    scratch_search: int = option(8, "lives that each of their settings is judged by")
     scratch_lives: int = option(50, "their lives in a test")
     compile: bool = option(False, "compile the cells that rewrite their weights")
     borrowed: str = option("full", "scale whose settings of other pages are taken: smoke, full")

@@ -98,14 +98,15 @@ def with_core(make: CoreOf, *, encoded: bool = True) -> Build:
     return build
 
 
-def maml(rates: str) -> Build:
+def maml(rates: str, *, standardised: bool = False) -> Build:
     """The feedforward agent that takes gradient steps; it sees what the others see."""
 
     def build(config: Any, env: Trial) -> Agent:
         return MAMLPolicy(
             env.observation_space, env.action_space, (config.maml_units,) * 2,
             horizon=config.maml_horizon, rate=config.maml_rate, rates=rates,
-            discount=config.discount, gae_lambda=config.gae_lambda, **config.agent_options,
+            discount=config.discount, gae_lambda=config.gae_lambda, standardised=standardised,
+            **config.agent_options,
         )  # fmt: skip
 
     return build

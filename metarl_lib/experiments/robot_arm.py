@@ -43,9 +43,13 @@ AGENTS: dict[str, Build] = {
     "metods-linear-S4": with_core(metods(4, bounded=True)),
     "metods-linear-S1": with_core(metods(1, bounded=True)),
     "gru-matched": with_core(matched_gru(OUTPUTS)),
-    "maml": maml("learned"),
+    "maml": maml("learned", standardised=True),
 }
-"""The agents of the robots that run, but with bounded weights: a trial is of many steps."""
+"""The agents of the robots that run, but with bounded weights: a trial is of many steps.
+
+And MAML's gradient steps compare what was done with what else was done in the same task: how far
+a goal is away decides what a step pays, and a critic cannot know it.
+"""
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,7 @@ def test_agents_are_what_their_names_say() -> None:
     assert kinds["metods-linear-S1"].core.bounded
     assert isinstance(kinds["gru-matched"].core, GRU)
     assert isinstance(kinds["maml"], MAMLPolicy)
+    assert kinds["maml"].standardised
     assert {model.inputs for model in kinds.values()} == {39 + 4 + 1 + 1}
     assert all(model.seen is not None for model in kinds.values())
 

@@ -73,7 +73,7 @@ class Config(Settings):
     maml_rate: float = option(0.5, "size of its gradient step at the start; it is learned")
     log_std: float = option(-0.5, "logarithm of the deviation of actions at the start")
     rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2), "learning rates that are tried")
-    search: int = option(60, "updates of the short training that judges each of them")
+    search: int = option(60, "updates of a training that judge its rate")
     iterations: int = option(320, "times that PEARL lives and learns")
     scratch_rates: tuple[float, ...] = option(
         (1e-3, 3e-3, 1e-2), "learning rates that learners from nothing try"
@@ -120,6 +120,11 @@ PRESETS = {
 }  # fmt: skip
 
 
+def index_of(variant: str) -> int:
+    """Tells the random numbers of the agents apart."""
+    return VARIANTS.index(variant)
+
+
 def robot() -> PointRobot:
     """The environment of the family."""
     env = TASKS[FAMILY]().env
@@ -164,7 +169,7 @@ def make_agent(config: Config, variant: str, seed: int = 0) -> Any:
             value_unit=None, normalise=True,
         )  # fmt: skip
 
-    return make_model(build, seed, VARIANTS.index(variant))
+    return make_model(build, seed, index_of(variant))
 
 
 def run(config: Config, run: Run) -> list[Row]:
@@ -183,7 +188,7 @@ def run(config: Config, run: Run) -> list[Row]:
 
 def train(config: Config, run: Run, variant: str) -> None:
     """Train an agent to the end of its stage."""
-    index = VARIANTS.index(variant)
+    index = index_of(variant)
     model = make_agent(config, variant, run.seed)
     if variant == "pearl":
         settings = pearl_settings(config)
@@ -210,12 +215,11 @@ def ppo_settings(config: Config, variant: str, rate: float) -> Settings:
 
 
 def tune(stage: Stage, config: Config, variant: str, seed: int) -> None:
-    """Choose the rate at which an agent is trained."""
+    """Choose the rate at which an agent is trained, by how its training begins at each."""
 
     def start(rate: float) -> PPO:
-        settings = replace(ppo_settings(config, variant, rate), updates=config.search)
         env, agent = Trial(robot(), config.episodes), make_agent(config, variant, seed)
-        streams = streams_of(seed, len(VARIANTS) + VARIANTS.index(variant))
+        settings, streams = ppo_settings(config, variant, rate), streams_of(seed, index_of(variant))
         return algorithm_of(variant)(env, agent, settings, streams)
 
     tune_rate(stage, "rates", config.rates, start, config.search)

@@ -7,10 +7,12 @@ import torch
 
 from metarl_lib.algos import AfterSteps, MAMLPolicy, PEARLAgent
 from metarl_lib.envs.point_robot import PointTasks
+from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments import epg, one_table, pearl
 from metarl_lib.experiments.epg_evaluation import conditions
 from metarl_lib.experiments.epg_tasks import TASKS
 from metarl_lib.experiments.from_scratch import live
+from metarl_lib.experiments.meta_training import streams_of
 from metarl_lib.runs import Run
 
 SMALL = one_table.PRESETS["smoke"]
@@ -114,6 +116,29 @@ def test_agents_are_what_their_names_say() -> None:
     assert (settings.prior_episodes, settings.posterior_episodes) == (4, 4)
     dense = pearl.settings_of(pearl.EXPERIMENT.config("full"), "pearl-dense")
     assert settings.kl_weight == dense.kl_weight
+
+
+def test_a_rate_is_judged_by_how_the_training_begins(tmp_path) -> None:
+    config = replace(SMALL, variants=("maml",), updates=4, search=2, rates=(1e-3, 3e-2))
+    run = Run.create(tmp_path / "r", "one_table", config, scale="smoke", seed=3)
+    one_table.train(config, run, "maml")
+    search, trained = run.stage("maml-rate"), run.stage("maml")
+    begun, score = {}, {}
+    for rate in config.rates:
+        training = one_table.algorithm_of("maml")(
+            Trial(one_table.robot(), config.episodes), one_table.make_agent(config, "maml", 3),
+            one_table.ppo_settings(config, "maml", rate), streams_of(3, one_table.index_of("maml")),
+        )  # fmt: skip
+        score[rate] = [training.update()["reward"] for _ in range(2)][1]
+        begun[rate] = training
+    best = max(score, key=lambda rate: score[rate])
+    assert search.values["rate"] == best
+    assert search.values["score"] == pytest.approx(score[best])
+    for _ in range(2):
+        begun[best].update()
+    whole = begun[best].model.state_dict()
+    assert trained.tensors.keys() == whole.keys()
+    assert all(torch.equal(trained.tensors[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize(

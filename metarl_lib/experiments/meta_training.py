@@ -16,7 +16,7 @@ from metarl_lib.algos.actor_critic import Outputs, draw
 from metarl_lib.algos.checkpoints import own_tensors
 from metarl_lib.envs.base import BatchedEnv
 from metarl_lib.experiments.base import row
-from metarl_lib.experiments.training_loop import Rhythm, make_updates
+from metarl_lib.experiments.training_loop import Rhythm, make_updates, without_return
 from metarl_lib.runs import DivergenceError, Row, Run, Stage, generator
 
 RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
@@ -101,8 +101,13 @@ def tune_rate(
         return
     scores = {}
     for rate in tqdm(rates, desc=stage.name, leave=False, disable=None):
-        training = start(rate)
-        earned = [training.update()["reward"] for _ in range(updates)]
+        training, earned = start(rate), []
+        for _ in range(updates):
+            numbers = training.update()
+            earned.append(numbers["reward"])
+            if not all(math.isfinite(n) for n in without_return(numbers).values()):
+                earned = [math.nan]  # the next step would be refused
+                break
         half = earned[len(earned) // 2 :]
         scores[rate] = sum(half) / len(half)
     if not any(math.isfinite(score) for score in scores.values()):

@@ -27,6 +27,7 @@ from metarl_lib.experiments.meta_training import (
     play,
     report_times,
     train_agent,
+    tune_rate,
 )
 from metarl_lib.experiments.training_loop import Rhythm
 from metarl_lib.runs import DivergenceError, Run, Stage
@@ -521,3 +522,31 @@ def test_what_agents_have_more_than_others() -> None:
         row("a", "return_minus_b", 1.5, 7),
         row("c", "return_minus_b", -0.5, 7),
     ]
+
+
+class Scripted:
+    """A training at a rate: what each update earns; a rate that is too large ends in NaN."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate, self.done = rate, 0
+
+    def update(self) -> dict[str, float]:
+        assert self.rate < 1 or self.done < 2, "a training that has diverged is left alone"
+        self.done += 1
+        gone = self.rate >= 1 and self.done == 2
+        return {
+            "return": math.nan,
+            "reward": 9.0 if self.rate >= 1 else self.rate * self.done,
+            "kl": math.nan if gone else 0.1,
+        }
+
+
+def test_the_rate_that_earns_most_late_is_chosen_and_none_that_diverges(tmp_path) -> None:
+    stage = Run.create(tmp_path / "r", "x", SMALL, scale="smoke", seed=0).stage("search")
+    tune_rate(stage, "rates", (0.1, 2.0, 0.3, 0.2), Scripted, 4)
+    assert stage.finished
+    assert stage.values["rate"] == 0.3
+    assert stage.values["score"] == pytest.approx(0.3 * (3 + 4) / 2)
+    other = Run.create(tmp_path / "s", "x", SMALL, scale="smoke", seed=0).stage("search")
+    with pytest.raises(DivergenceError, match=r"rates=\(2.0, 5.0\): every one diverged; add small"):
+        tune_rate(other, "rates", (2.0, 5.0), Scripted, 4)

@@ -10,7 +10,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from metarl_lib.algos import Agent
+from metarl_lib.algos import PPO, Agent
 from metarl_lib.envs.manipulation import Manipulation
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option
@@ -30,7 +30,9 @@ from metarl_lib.experiments.meta_training import (
     make_model,
     play,
     result_rows,
+    streams_of,
     train_agent,
+    tune_rate,
 )
 from metarl_lib.runs import Row, Run, generator
 
@@ -58,7 +60,7 @@ class Config(RobotAgents):
 
     rows: int = option(10, "arms side by side")
     segment: int = option(150, "steps of every row between two updates")
-    updates: int = option(180, "segments that are collected and learned from")
+    updates: int = option(400, "segments that are collected and learned from")
     entropy: float = option(0.002, "weight of the policy's entropy at the start")
     steps: int = option(150, "steps of an episode, up to 500")
     episodes: int = option(10, "episodes of a trial, over which memory is carried")
@@ -66,13 +68,15 @@ class Config(RobotAgents):
     task_seed: int = option(0, "seed of Meta-World's tasks")
     maml_horizon: int = option(150, "steps between two of its gradient steps")
     workers: int = option(1, "processes that share the arms")
+    rates: tuple[float, ...] = option((3e-4, 1e-3, 3e-3), "learning rates that are tried")
+    search: int = option(40, "segments of a training that judge its rate")
     variants: tuple[str, ...] = option(tuple(AGENTS), "agents to train")
     costly: tuple[str, ...] = option((), "those of them that few seeds train")
     test_trials: int = option(10, "trials of a test, of each split's tasks")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_positive(self, "steps", "episodes", "workers", "test_trials")
+        check_positive(self, "steps", "episodes", "workers", "test_trials", "rates", "search")
         self.check_variants(AGENTS)
 
 
@@ -80,10 +84,11 @@ PRESETS = {
     "smoke": Config(
         rows=2, segment=6, updates=2, epochs=1, minibatches=1, steps=3, episodes=2,
         encoder_units=4, num_units=4, maml_units=4, maml_horizon=3, test_trials=2,
-        variants=("metods-linear-S4", "maml"),
+        rates=(1e-3,), search=1, variants=("metods-linear-S4", "maml"),
     ),
     "book": Config(
         rows=4, segment=50, updates=10, steps=50, episodes=2, test_trials=4, maml_horizon=50,
+        rates=(1e-3,), search=1,
         variants=("metods-linear-S4", "gru-matched"),
     ),
     "full": Config(compile=True),
@@ -118,31 +123,28 @@ def make_agent(benchmark: str, config: Config, variant: str, seed: int = 0) -> A
     return make_model(lambda: AGENTS[variant](config, env), seed, index)
 
 
-def settings_of(config: Config, variant: str) -> Config:
-    """How an agent is trained: at a rate of its own, all from the same search.
+def settings_of(config: Config, variant: str, rate: float) -> Config:
+    """How an agent is trained.
 
     MAML's weights reach a later segment as numbers, with no way back to what they were at the
     start; so its segments are whole trials, in so many more minibatches, each of one row.
     """
-    if variant.startswith("gru"):
-        return replace(config, learning_rate=config.gru_learning_rate)
+    config = replace(config, learning_rate=rate)
     if variant != "maml":
         return config
     trial_steps = config.steps * config.episodes
-    updates = max(1, config.updates * config.segment // trial_steps)
+    updates, search = (
+        max(1, n * config.segment // trial_steps) for n in (config.updates, config.search)
+    )
     return replace(
-        config, segment=trial_steps, updates=updates, minibatches=config.rows,
-        learning_rate=config.maml_learning_rate,
-    )  # fmt: skip
+        config, segment=trial_steps, updates=updates, search=search, minibatches=config.rows
+    )
 
 
 def run(benchmark: str, config: Config, run: Run) -> list[Row]:
     """One seed: train every agent, then test all on tasks that they know, and on others."""
     for variant in config.trained(run.seed):
-        model = make_agent(benchmark, config, variant, run.seed)
-        index = list(AGENTS).index(variant)
-        settings, env = settings_of(config, variant), trial(benchmark, config)
-        train_agent(run.stage(variant), env, model, settings, run.seed, index)
+        train(benchmark, config, run, variant)
     tensors = run.tensors()
     rows: list[Row] = []
     for variant in config.trained(run.seed):
@@ -152,6 +154,23 @@ def run(benchmark: str, config: Config, run: Run) -> list[Row]:
     others = "gru-matched", "maml"
     rows += less_others(rows, ("train_success", "test_success", "test_return"), others)
     return rows + last_logged(run)
+
+
+def train(benchmark: str, config: Config, run: Run, variant: str) -> None:
+    """Train an agent, at the rate at which its training begins best."""
+    index, env = list(AGENTS).index(variant), trial(benchmark, config)
+
+    def start(rate: float) -> PPO:
+        agent, settings = make(), settings_of(config, variant, rate)
+        return PPO(env, agent, settings, streams_of(run.seed, index))
+
+    def make() -> Agent:
+        return make_agent(benchmark, config, variant, run.seed)
+
+    search = run.stage(f"{variant}-rate")
+    tune_rate(search, "rates", config.rates, start, settings_of(config, variant, 1.0).search)
+    settings = settings_of(config, variant, search.values["rate"])
+    train_agent(run.stage(variant), env, make(), settings, run.seed, index)
 
 
 def evaluate(benchmark: str, config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

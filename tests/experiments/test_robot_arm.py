@@ -9,13 +9,14 @@ pytest.importorskip(
     "metaworld", reason="the extra mujoco is missing: pip install 'metarl_lib[mujoco]'"
 )
 
-from metarl_lib.algos import MAMLPolicy
+from metarl_lib.algos import PPO, MAMLPolicy
 from metarl_lib.cores import GRU, MetODS
 from metarl_lib.envs.manipulation import Manipulation
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments import ml1_push, ml1_reach, ml10, robot_arm
 from metarl_lib.experiments.meta_agents import parameters_of
-from metarl_lib.runs import generator
+from metarl_lib.experiments.meta_training import streams_of
+from metarl_lib.runs import Run, generator
 
 STEPS, EPISODES, TRIALS, SEED = 4, 3, 3, 5
 SMALL = replace(
@@ -77,14 +78,31 @@ def test_at_full_scale_the_gated_agent_has_as_many_parameters_and_the_budget_is_
 
 def test_maml_is_trained_on_whole_trials_for_as_many_steps() -> None:
     config = replace(robot_arm.PRESETS["full"], compile=False)
-    settings = robot_arm.settings_of(config, "maml")
-    assert (settings.segment, settings.updates, settings.minibatches) == (1500, 18, 10)
-    steps = [c.rows * c.segment * c.updates for c in (settings, config)]
-    assert steps[0] == steps[1]
-    rates = replace(config, learning_rate=0.1, gru_learning_rate=0.2, maml_learning_rate=0.3)
-    found = [robot_arm.settings_of(rates, name).learning_rate for name in robot_arm.AGENTS]
-    assert found == [0.1, 0.1, 0.2, 0.3]
-    assert robot_arm.settings_of(config, "metods-linear-S4") is config
+    settings = robot_arm.settings_of(config, "maml", 0.5)
+    assert (settings.segment, settings.updates, settings.minibatches) == (1500, 40, 10)
+    for field in ("updates", "search"):
+        steps = [c.rows * c.segment * getattr(c, field) for c in (settings, config)]
+        assert steps[0] == steps[1]
+    assert settings.learning_rate == 0.5
+    other = robot_arm.settings_of(config, "metods-linear-S4", 0.5)
+    assert other == replace(config, learning_rate=0.5)
+
+
+def test_the_rate_is_that_at_which_the_training_begins_best(tmp_path) -> None:
+    config = replace(SMALL, search=2, updates=3, rates=(1e-4, 1e-1))
+    run = Run.create(tmp_path / "r", "ml1_reach", config, scale="smoke", seed=SEED)
+    robot_arm.train(REACH, config, run, "metods-linear-S4")
+    late = {}
+    for rate in config.rates:
+        model = robot_arm.make_agent(REACH, config, "metods-linear-S4", SEED)
+        settings = robot_arm.settings_of(config, "metods-linear-S4", rate)
+        env = Trial(Manipulation(REACH, STEPS), EPISODES)
+        training = PPO(env, model, settings, streams_of(SEED, 0))
+        late[rate] = [training.update()["reward"] for _ in range(2)][1]
+    values = run.stage("metods-linear-S4-rate").values
+    assert values["rate"] == max(late, key=lambda rate: late[rate])
+    assert values["score"] == pytest.approx(max(late.values()))
+    assert run.stage("metods-linear-S4").step == config.rows * config.segment * 3
 
 
 def test_outcomes_are_counted_by_episodes() -> None:

@@ -197,6 +197,8 @@ LOOKS |= {
     "epg": Look("evolved loss", RED, "-", "D"),
     "ppo": Look("PPO from scratch", BLUE, "--", "s"),
     "rl2-gru": Look("RL²", GREEN, "-.", "^"),
+    "actor-critic": Look("actor-critic from scratch", GREY, ":", "X"),
+    "meta-gradient": Look("meta-gradients from scratch", ORANGE, "-.", "v"),
 } | {f"epg-{family}": Look("evolution", PURPLE) for family in ("point", "pendulum", "cheetah")}
 
 

@@ -16,6 +16,8 @@ from metarl_lib.experiments import (
     maze_grid,
     maze_long,
     meta_gradient,
+    ml1_reach,
+    one_table,
     pearl,
     perturbation_noise,
     teacher_student,
@@ -43,11 +45,13 @@ EXPERIMENTS: dict[str, Experiment] = {
         maze_long.EXPERIMENT,
         ant_dir.EXPERIMENT,
         cheetah_dir.EXPERIMENT,
+        ml1_reach.EXPERIMENT,
         maml_sinusoid.EXPERIMENT,
         maml_rl.EXPERIMENT,
         pearl.EXPERIMENT,
         meta_gradient.EXPERIMENT,
         atari.EXPERIMENT,
         epg.EXPERIMENT,
+        one_table.EXPERIMENT,
     )
 }

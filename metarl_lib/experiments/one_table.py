@@ -115,7 +115,9 @@ PRESETS = {
         search=1, iterations=2, borrowed="smoke", scratch_rates=(3e-3,),
         scratch_discounts=(0.8,), scratch_search=2, scratch_lives=2, variants=VARIANTS,
     ),
-    "book": Config(updates=20, search=2, iterations=20, variants=("metods-bounded-S4", "maml")),
+    "book": Config(
+        rows=16, updates=10, search=1, rates=(3e-3,), variants=("metods-bounded-S4", "maml")
+    ),
     "full": Config(compile=True),
 }  # fmt: skip
 

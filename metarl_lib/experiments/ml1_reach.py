@@ -7,5 +7,5 @@ EXPERIMENT = arm_experiment(
     name="ml1_reach",
     page="book/metods/05_robot_arm.md",
     claim="A layer that rewrites its weights reaches places that it was never trained on",
-    cost={"smoke": "20 s", "book": "60 s", "full": "40 min"},
+    cost={"smoke": "20 s", "book": "60 s", "full": "30 min"},
 )

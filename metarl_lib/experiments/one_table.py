@@ -328,7 +328,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/05_one_table.md",
     claim="Memories adapt in fewer steps than gradients, and generalise less",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "1 min", "full": "40 min"},
+    cost={"smoke": "5 s", "book": "1 min", "full": "30 min"},
     run=run,
     evaluate=evaluate,
 )

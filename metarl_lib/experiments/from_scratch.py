@@ -23,8 +23,7 @@ from metarl_lib.runs import DivergenceError, Stage
 LEARNERS = {"actor-critic": "none", "meta-gradient": "both"}
 """What each learns of its return's γ and λ."""
 
-Choice = tuple[float, float]
-"""A learning rate and a discount, which is where a learned one starts."""
+Choice = tuple[float, float]  # a learning rate, and a discount, where a learned one starts
 
 
 class OneTask:

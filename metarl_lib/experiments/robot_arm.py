@@ -82,7 +82,7 @@ class Config(RobotAgents):
 
 PRESETS = {
     "smoke": Config(
-        rows=2, segment=6, updates=2, epochs=1, minibatches=1, steps=3, episodes=2,
+        rows=2, segment=6, updates=2, epochs=1, minibatches=1, steps=3, episodes=4,
         encoder_units=4, num_units=4, maml_units=4, maml_horizon=3, test_trials=2,
         rates=(1e-3,), search=1, variants=("metods-linear-S4", "maml"),
     ),

@@ -73,6 +73,8 @@ TINY = {
     "meta_gradient": {"chains": (), "tasks": ("laps",)},
     "atari": {"games": ("pong",), "methods": ("mg-both",), "updates": 2},
     "epg": {"tasks": ("point",)},
+    "ml1_reach": {"variants": ("metods-linear-S4",), "episodes": 1, "epochs": 2},
+    "one_table": {"variants": ("maml", "pearl", "meta-gradient"), "updates": 1},
 }
 
 

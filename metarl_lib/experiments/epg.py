@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Mapping
 
@@ -29,13 +28,13 @@ from metarl_lib.experiments.epg_evaluation import (
 )
 from metarl_lib.experiments.epg_tasks import TASKS
 from metarl_lib.experiments.meta_training import (
-    best_of,
+    choose,
     last_logged,
     streams_of,
     train_agent,
     tune_rate,
 )
-from metarl_lib.runs import DivergenceError, Row, Run, Stage
+from metarl_lib.runs import Row, Run, Stage
 
 NAME = "epg"
 SEARCH = 10
@@ -124,21 +123,16 @@ def evolve(stage: Stage, config: Config, name: str, seed: int) -> None:
 
 def tune(stage: Stage, config: Config, name: str, seed: int) -> None:
     """Try all settings of PPO on equal training tasks; the best has the most reward in a life."""
-    if stage.finished:
-        return
-    task, scores = TASKS[name](), {}
-    grid = list(itertools.product(config.ppo_rates, config.ppo_stretches, config.ppo_passes))
-    for choice in tqdm(grid, desc=stage.name, leave=False, disable=None):
-        lives = Lives(task.env, ppo_settings(config, name, *choice))
-        scores[choice] = float(
-            lives.live(None, 1.0, config.ppo_lives, (seed, SEARCH)).rewards.mean()
-        )
-    if not any(math.isfinite(score) for score in scores.values()):
-        raise DivergenceError(f"ppo_rates={config.ppo_rates}: every one diverged; add smaller ones")
-    best = best_of(scores)
-    values = dict(zip(("rate", "episodes", "passes"), best, strict=True))
-    values["score"] = scores[best]
-    stage.save(len(grid), {}, values, finished=True)
+    env = TASKS[name]().env
+
+    def judge(rate: float, episodes: int, passes: int) -> float:
+        lives = Lives(env, ppo_settings(config, name, rate, episodes, passes))
+        return float(lives.live(None, 1.0, config.ppo_lives, (seed, SEARCH)).rewards.mean())
+
+    settings = {
+        "rate": config.ppo_rates, "episodes": config.ppo_stretches, "passes": config.ppo_passes,
+    }  # fmt: skip
+    choose(stage, f"ppo_rates={config.ppo_rates}", settings, judge)
 
 
 def tune_rl2(stage: Stage, config: Config, name: str, seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,14 +10,13 @@ import torch
 from gymnasium import spaces
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from metarl_lib.algos import MetaGradient
 from metarl_lib.algos.feed_forward import FeedForward
 from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
 from metarl_lib.envs.base import BoundedEnv, Step, map_tree
-from metarl_lib.experiments.meta_training import best_of, make_model, streams_of
-from metarl_lib.runs import DivergenceError, Stage
+from metarl_lib.experiments.meta_training import choose, make_model, streams_of
+from metarl_lib.runs import Stage
 
 LEARNERS = {"actor-critic": "none", "meta-gradient": "both"}
 """What each learns of its return's γ and λ."""
@@ -134,16 +132,10 @@ def tune(
     Raises:
         DivergenceError: when there is no choice with which rewards stay finite.
     """
-    if stage.finished:
-        return
-    grid = list(itertools.product(rates, discounts))
-    scores = {}
-    for choice in tqdm(grid, desc=stage.name, leave=False, disable=None):
-        lived = live(env, tasks, learner, choice, episodes, seed, **agent)
-        scores[choice] = float(lived.rewards.mean())
-    if not any(math.isfinite(score) for score in scores.values()):
-        raise DivergenceError(f"rates={tuple(rates)}: every one diverged; add smaller ones")
-    best = best_of(scores)
-    stage.save(
-        len(grid), {}, {"rate": best[0], "discount": best[1], "score": scores[best]}, finished=True
-    )
+
+    def judge(rate: float, discount: float) -> float:
+        lived = live(env, tasks, learner, (rate, discount), episodes, seed, **agent)
+        return float(lived.rewards.mean())
+
+    settings = {"rate": rates, "discount": discounts}
+    choose(stage, f"scratch_rates={tuple(rates)}", settings, judge)

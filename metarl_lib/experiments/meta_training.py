@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -97,23 +98,45 @@ def tune_rate(
     Raises:
         DivergenceError: when there is no rate at which rewards stay finite.
     """
-    if stage.finished:
-        return
-    scores = {}
-    for rate in tqdm(rates, desc=stage.name, leave=False, disable=None):
+
+    def judge(rate: float) -> float:
         training, earned = start(rate), []
         for _ in range(updates):
             numbers = training.update()
             earned.append(numbers["reward"])
             if not all(math.isfinite(n) for n in without_return(numbers).values()):
-                earned = [math.nan]  # the next step would be refused
-                break
+                return math.nan  # the next step would be refused
         half = earned[len(earned) // 2 :]
-        scores[rate] = sum(half) / len(half)
+        return sum(half) / len(half)
+
+    choose(stage, f"{field}={rates}", {"rate": rates}, judge)
+
+
+def choose(
+    stage: Stage, tried: str, settings: Mapping[str, Sequence[float]], judge: Callable[..., float]
+) -> None:
+    """Judge every choice of settings; the stage keeps the best one and its `score`.
+
+    Args:
+        stage: finished by it.
+        tried: the configuration's field with the rates, and its value, for an error.
+        settings: what to try of each, by name.
+        judge: the score of one choice, from its settings in this order.
+
+    Raises:
+        DivergenceError: when no score is finite.
+    """
+    if stage.finished:
+        return
+    grid = list(itertools.product(*settings.values()))
+    scores = {
+        choice: judge(*choice) for choice in tqdm(grid, desc=stage.name, leave=False, disable=None)
+    }
     if not any(math.isfinite(score) for score in scores.values()):
-        raise DivergenceError(f"{field}={rates}: every one diverged; add smaller ones")
+        raise DivergenceError(f"{tried}: every one diverged; add smaller ones")
     best = best_of(scores)
-    stage.save(len(scores), {}, {"rate": best, "score": scores[best]}, finished=True)
+    values = dict(zip(settings, best, strict=True))
+    stage.save(len(grid), {}, values | {"score": scores[best]}, finished=True)
 
 
 def best_of(scores: Mapping[Choice, float]) -> Choice:

@@ -13,6 +13,7 @@ from metarl_lib.experiments import epg
 from metarl_lib.experiments.epg_config import life_of
 from metarl_lib.experiments.epg_readings import PARTS, columns, cosine, pushes, without
 from metarl_lib.experiments.epg_tasks import TASKS, episode_returns, steps_to_solve
+from metarl_lib.experiments.meta_training import best_of
 from metarl_lib.runs import Run
 
 SMOKE = epg.PRESETS["smoke"]
@@ -223,7 +224,7 @@ def test_the_best_rate_of_rl2_is_kept_and_what_diverged_is_not(tmp_path, monkeyp
     stage = run.stage("rl2-search-point")
     epg.tune_rl2(stage, config, "point", 0)
     assert stage.values == {"rate": 1e-2, "score": pytest.approx(1e-2 * (3 + 4 + 5) / 3)}
-    assert epg.best_of({"a": float("nan"), "b": -3.0}) == "b"
+    assert best_of({"a": float("nan"), "b": -3.0}) == "b"
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,12 @@
 """ML10: ten kinds of tasks to learn from, five others to be tested on."""
 
-from metarl_lib.experiments.robot_arm import arm_experiment
+from dataclasses import replace
+
+from metarl_lib.experiments.robot_arm import PRESETS, arm_experiment
 
 EXPERIMENT = arm_experiment(
     "ML10",
+    replace(PRESETS["full"], test_trials=25),
     name="ml10",
     page="book/metods/05_robot_arm.md",
     claim="A layer that rewrites its weights does tasks of kinds that it was never trained on",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import Any
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metarl_lib.algos import PPO, Agent
-from metarl_lib.envs.manipulation import Manipulation
+from metarl_lib.envs.manipulation import Manipulation, ManipulationTasks
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option
 from metarl_lib.experiments.meta_agents import (
@@ -95,10 +95,10 @@ PRESETS = {
 }  # fmt: skip
 
 
-def arm_experiment(benchmark: str, **about: Any) -> Experiment:
+def arm_experiment(benchmark: str, full: Config = PRESETS["full"], **about: Any) -> Experiment:
     """An experiment on a benchmark of Meta-World's; `about` has its name, page, claim and cost."""
     return Experiment(
-        presets=PRESETS,
+        presets=PRESETS | {"full": full},
         run=partial(run, benchmark),
         evaluate=partial(evaluate, benchmark),
         **about,
@@ -111,10 +111,14 @@ def arm(benchmark: str, steps: int, reward: str, seed: int, workers: int) -> Man
     return Manipulation(benchmark, steps, reward, seed, workers)
 
 
+def arm_of(benchmark: str, config: Config) -> Manipulation:
+    """The environment of a configuration."""
+    return arm(benchmark, config.steps, config.reward, config.task_seed, config.workers)
+
+
 def trial(benchmark: str, config: Config) -> Trial:
     """Episodes of one task, over which memory is carried."""
-    env = arm(benchmark, config.steps, config.reward, config.task_seed, config.workers)
-    return Trial(env, config.episodes)
+    return Trial(arm_of(benchmark, config), config.episodes)
 
 
 def make_agent(benchmark: str, config: Config, variant: str, seed: int = 0) -> Agent:
@@ -181,7 +185,8 @@ def evaluate(benchmark: str, config: Config, seed: int, tensors: Mapping[str, Te
     rows: list[Row] = []
     for variant in config.in_every_seed:
         agent = agent_of(benchmark, config, tensors, variant)
-        found = outcomes(*live(benchmark, config, seed, agent, "test"), config.episodes)
+        tasks = drawn(benchmark, config, seed, "test")
+        found = outcomes(*live(benchmark, config, seed, agent, tasks), config.episodes)
         returns = {f"test_{k}": v for k, v in found.items() if k.startswith("return")}
         rows += result_rows(config, variant, returns)
     return rows
@@ -197,26 +202,36 @@ def test(benchmark: str, config: Config, seed: int, agent: Agent, variant: str) 
     """What an agent does, by drawn actions, in training and in test tasks.
 
     Metrics, each with `train_` or `test_` in front: those of `outcomes`; and of test tasks
-    `test_success_wiped`, with memory made new before each step; `parameters`.
+    `test_success_wiped`, with memory made new before each step; `parameters`. With ML10, also
+    those of `by_kind`.
     """
     values: dict[str, Tensor | float] = {}
     for split in ("train", "test"):
-        found = outcomes(*live(benchmark, config, seed, agent, split), config.episodes)
+        tasks = drawn(benchmark, config, seed, split)
+        rewards, met = live(benchmark, config, seed, agent, tasks)
+        found = outcomes(rewards, met, config.episodes)
         values |= {f"{split}_{name}": value for name, value in found.items()}
-    wiped = outcomes(*live(benchmark, config, seed, agent, "test", wiped=True), config.episodes)
-    values["test_success_wiped"] = wiped["success"]
+        if benchmark == "ML10":
+            values |= by_kind(arm_of(benchmark, config).kinds, tasks, met, config.episodes)
+    wiped = live(benchmark, config, seed, agent, tasks, wiped=True)
+    values["test_success_wiped"] = outcomes(*wiped, config.episodes)["success"]
     values["parameters"] = float(parameters_of(agent))
     return result_rows(config, variant, values)
 
 
+def drawn(benchmark: str, config: Config, seed: int, split: str) -> ManipulationTasks:
+    """The tasks of a split that agents are tested on, B of them."""
+    env = arm_of(benchmark, config)
+    return env.sample_tasks(config.test_trials, generator(seed, "evaluation"), split)
+
+
 def live(
-    benchmark: str, config: Config, seed: int, agent: Agent, split: str, *, wiped: bool = False
-) -> tuple[Float[Tensor, "T B"], Bool[Tensor, "T B"]]:
+    benchmark: str, config: Config, seed: int, agent: Agent, tasks: ManipulationTasks,
+    *, wiped: bool = False,
+) -> tuple[Float[Tensor, "T B"], Bool[Tensor, "T B"]]:  # fmt: skip
     """The rewards of whole trials, and at which steps the goal was met."""
-    env = trial(benchmark, config)
-    tasks = env.sample_tasks(config.test_trials, generator(seed, "evaluation"), split)
     stream = generator(seed, "evaluation", 1)
-    played = play(env, agent, tasks, stream, greedy=False, wiped=wiped)
+    played = play(trial(benchmark, config), agent, tasks, stream, greedy=False, wiped=wiped)
     return played.rewards, played.info["success"] & played.alive
 
 
@@ -235,3 +250,17 @@ def outcomes(
     for k in range(episodes):
         values |= {f"success@{k + 1}": succeeded[k], f"return@{k + 1}": earned[k]}
     return values
+
+
+def by_kind(
+    kinds: Sequence[str], tasks: ManipulationTasks, met: Bool[Tensor, "T B"], episodes: int
+) -> dict[str, Tensor]:
+    """The share of episodes in which the goal is met at any step, for each kind of the tasks.
+
+    Metrics: `success:<kind>`, over all episodes of the trials with a task of that kind.
+    """
+    succeeded = met.unflatten(0, (episodes, -1)).any(1).float()
+    return {
+        f"success:{kinds[kind]}": succeeded[:, tasks.kind == kind].mean(0)
+        for kind in tasks.kind.unique().tolist()
+    }

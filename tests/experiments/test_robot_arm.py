@@ -11,7 +11,7 @@ pytest.importorskip(
 
 from metarl_lib.algos import PPO, MAMLPolicy
 from metarl_lib.cores import GRU, MetODS
-from metarl_lib.envs.manipulation import Manipulation
+from metarl_lib.envs.manipulation import Manipulation, ManipulationTasks
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments import ml1_push, ml1_reach, ml10, robot_arm
 from metarl_lib.experiments.meta_agents import parameters_of
@@ -117,6 +117,36 @@ def test_outcomes_are_counted_by_episodes() -> None:
     assert set(found) == {
         "success", "return", *(f"{name}@{k}" for name in ("success", "return") for k in (1, 2, 3))
     }  # fmt: skip
+
+
+def test_successes_are_counted_kind_by_kind() -> None:
+    """Three rows of two episodes of two steps; two of them have tasks of one kind."""
+    met = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 0], [0, 0, 1]]).bool()
+    tasks = ManipulationTasks(torch.tensor([2, 0, 2]), torch.tensor([0, 1, 2]))
+    found = robot_arm.by_kind(("reach", "push", "door"), tasks, met, 2)
+    assert {k: v.tolist() for k, v in found.items()} == {
+        "success:reach": [0.5], "success:door": [0.5, 0.5],
+    }  # fmt: skip
+
+
+def test_with_ten_kinds_each_has_its_own_row(monkeypatch) -> None:
+    stream = generator(SEED)
+
+    def live(*_, **__):
+        rewards = torch.rand(STEPS * EPISODES, TRIALS, generator=stream)
+        return rewards, rewards > 0.8
+
+    monkeypatch.setattr(robot_arm, "live", live)
+    model = robot_arm.make_agent("ML10", SMALL, "gru-matched", SEED)
+    rows = robot_arm.test("ML10", SMALL, SEED, model, "gru-matched")
+    found = {r["metric"]: r["value"] for r in rows}
+    env = robot_arm.arm_of("ML10", SMALL)
+    for split in ("train", "test"):
+        tasks = robot_arm.drawn("ML10", SMALL, SEED, split)
+        each = [found[f"success:{env.kinds[kind]}"] for kind in tasks.kind.tolist()]
+        mean = sum(found[f"{split}_success@{k + 1}"] for k in range(EPISODES)) / EPISODES
+        assert 0 < mean < 1
+        assert sum(each) / TRIALS == pytest.approx(mean)
 
 
 def test_every_number_of_a_test_is_that_of_a_loop(monkeypatch) -> None:

@@ -130,7 +130,7 @@ def test_successes_are_counted_kind_by_kind() -> None:
 
 
 def test_with_ten_kinds_each_has_its_own_row(monkeypatch) -> None:
-    stream = generator(SEED)
+    stream = generator(SEED, "evaluation")
 
     def live(*_, **__):
         rewards = torch.rand(STEPS * EPISODES, TRIALS, generator=stream)

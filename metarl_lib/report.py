@@ -6,6 +6,7 @@ import dataclasses
 import html
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,14 @@ class Published:
     provenance: list[dict[str, Any]]
     config: dict[str, Any]
 
+    @cached_property
+    def by_seed(self) -> pd.DataFrame:
+        """The single values: a row for each `variant, metric`, a column for each seed.
+
+        Where a seed has no such number it is NaN.
+        """
+        return self.seeds.pivot_table(index=["variant", "metric"], columns="seed", values="value")
+
     def row(self, variant: str, metric: str) -> pd.Series:
         """The summary of one number.
 
@@ -101,10 +110,7 @@ class Published:
         """
         found = self.row(variant, metric).copy()
         self.row(other, metric)  # refuses what was not published
-        values = self.seeds.query("metric == @metric").pivot_table(
-            index="seed", columns="variant", values="value"
-        )
-        gaps = (values[variant] - values[other]).dropna()
+        gaps = (self.by_seed.loc[variant, metric] - self.by_seed.loc[other, metric]).dropna()
         found["mean"], found["low"], found["high"] = mean_interval(gaps.tolist())
         found["seeds"] = len(gaps)
         return found
@@ -112,6 +118,12 @@ class Published:
     def text(self, variant: str, metric: str, form: str = ".2f", factor: float = 1.0) -> str:
         """`mean [low, high]` of one number, for prose and tables; of one seed, only the mean."""
         return _interval_text(self.row(variant, metric), form, factor)
+
+    def less_text(
+        self, variant: str, other: str, metric: str, form: str = "+.2f", factor: float = 1.0
+    ) -> str:
+        """`less`, as `text` shows a number."""
+        return _interval_text(self.less(variant, other, metric), form, factor)
 
     def table(
         self, variants: Mapping[str, str], metrics: Mapping[str, str], form: str = ".2f"
@@ -284,8 +296,21 @@ def ledger_html(table: pd.DataFrame) -> str:
     return f'<table class="ledger"><thead>{head}</thead>\n<tbody>{body}</tbody></table>'
 
 
+def interval_text(values: pd.Series, form: str = ".2f", factor: float = 1.0) -> str:
+    """`mean [low, high]` over seeds, as `Published.text` shows it; NaN is left out.
+
+    Raises:
+        ValueError: where nothing is left.
+    """
+    kept = values.dropna()
+    found = dict(zip(("mean", "low", "high"), mean_interval(kept.tolist()), strict=True))
+    return _interval_text(found | {"seeds": len(kept)}, form, factor)
+
+
 def _interval_text(row: Mapping[str, Any] | pd.Series, form: str, factor: float = 1.0) -> str:
-    mean, low, high = (format(row[key] * factor, f"z{form}") for key in ("mean", "low", "high"))
+    # z: what is rounded to zero has no sign. It comes after the sign.
+    form = f"+z{form[1:]}" if form.startswith("+") else f"z{form}"
+    mean, low, high = (format(row[key] * factor, form) for key in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]" if row["seeds"] > 1 else mean
 
 

@@ -420,6 +420,31 @@ def test_a_claimed_order_is_held_against_differences_seed_by_seed() -> None:
         results.less("one", "third", "return")
 
 
+def test_single_values_stand_side_by_side_and_in_text() -> None:
+    """One seed has no value of the other variant; a rounded zero keeps no sign of its own."""
+    lines = [
+        ("one", 0, 5.0), ("one", 1, 7.0), ("one", 2, 1.0), ("other", 0, 4.0), ("other", 1, 4.0),
+    ]  # fmt: skip
+    seeds = pd.DataFrame(
+        [{"variant": v, "metric": "return", "seed": s, "value": x} for v, s, x in lines]
+    )
+    summary = summarise(seeds, ["variant", "metric"])
+    results = report.Published("demo", summary, seeds, pd.DataFrame(), [], {})
+    assert results.by_seed.loc["one", "return"].tolist() == [5, 7, 1]
+    assert results.by_seed.loc["other", "return"].tolist()[:2] == [4, 4]
+    assert math.isnan(results.by_seed.loc[("other", "return"), 2])
+    half = T_975[1]  # of gaps 1 and 3, whose mean has the standard error 1
+    assert (
+        results.less_text("one", "other", "return") == f"+2.00 [{2 - half:+.2f}, {2 + half:+.2f}]"
+    )
+    assert results.less_text("one", "other", "return", ".0f", 10.0) == "20 [-107, 147]"
+    gaps = results.by_seed.loc["one"] - results.by_seed.loc["other"]
+    assert report.interval_text(gaps.loc["return"], "+.0f") == "+2 [-11, +15]"
+    assert report.interval_text(pd.Series([-0.001, math.nan]), "+.2f") == "+0.00"
+    with pytest.raises(ValueError, match="at least one number"):
+        report.interval_text(pd.Series([math.nan]))
+
+
 def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
     line = {"id": "X1", "source": "000", "experiment": "e", "metric": "m", "variant": "v"}
     line |= {"statement": "a < b", "value": 2.5, "mean": 2.0, "low": 1.0, "high": 3.0}

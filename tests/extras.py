@@ -6,7 +6,7 @@ import pytest
 EXTRAS = {
     "atari": ("ale_py", "atari"),
     **dict.fromkeys(("ant_dir", "cheetah_dir"), ("mujoco", "mujoco")),
-    "ml1_reach": ("metaworld", "mujoco"),
+    **dict.fromkeys(("ml1_reach", "ml1_push", "ml10"), ("metaworld", "mujoco")),
 }
 
 

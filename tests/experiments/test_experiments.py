@@ -74,6 +74,8 @@ TINY = {
     "atari": {"games": ("pong",), "methods": ("mg-both",), "updates": 2},
     "epg": {"tasks": ("point",)},
     "ml1_reach": {"variants": ("metods-linear-S4",), "episodes": 1, "epochs": 2},
+    "ml1_push": {"variants": ("gru-matched",), "episodes": 1, "epochs": 2},
+    "ml10": {"variants": ("metods-linear-S1",), "episodes": 1, "epochs": 2},
     "one_table": {"variants": ("maml", "pearl", "meta-gradient"), "updates": 1},
 }
 

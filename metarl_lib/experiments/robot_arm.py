@@ -39,8 +39,6 @@ from metarl_lib.runs import Row, Run, generator
 OUTPUTS = 5  # four actions and a value
 PAPER_STEPS = 10**7
 """Environment steps of Chalvidal, Serre & VanRullen (2022); the presets have a part of them."""
-PAPER_EPISODE = 500
-"""Steps of their episodes, which are Meta-World's longest."""
 AGENTS: dict[str, Build] = {
     "metods-linear-S4": with_core(metods(4, bounded=True)),
     "metods-linear-S1": with_core(metods(1, bounded=True)),
@@ -146,7 +144,10 @@ def settings_of(config: Config, variant: str, rate: float) -> Config:
 
 
 def run(benchmark: str, config: Config, run: Run) -> list[Row]:
-    """One seed: train every agent, then test all on tasks that they know, and on others."""
+    """One seed: train every agent, then test all on tasks that they know, and on others.
+
+    Metrics: those of `test`, and the `learning_rate` that was found.
+    """
     for variant in config.trained(run.seed):
         train(benchmark, config, run, variant)
     tensors = run.tensors()
@@ -155,9 +156,16 @@ def run(benchmark: str, config: Config, run: Run) -> list[Row]:
         rows += test(
             benchmark, config, run.seed, agent_of(benchmark, config, tensors, variant), variant
         )
+        searched = run.stage(rate_stage(variant)).values
+        rows += result_rows(config, variant, {"learning_rate": searched["rate"]})
     others = "gru-matched", "maml"
     rows += less_others(rows, ("train_success", "test_success", "test_return"), others)
     return rows + last_logged(run)
+
+
+def rate_stage(variant: str) -> str:
+    """The name of the stage that finds an agent's learning rate."""
+    return f"{variant}-rate"
 
 
 def train(benchmark: str, config: Config, run: Run, variant: str) -> None:
@@ -171,7 +179,7 @@ def train(benchmark: str, config: Config, run: Run, variant: str) -> None:
     def make() -> Agent:
         return make_agent(benchmark, config, variant, run.seed)
 
-    search = run.stage(f"{variant}-rate")
+    search = run.stage(rate_stage(variant))
     tune_rate(search, "rates", config.rates, start, settings_of(config, variant, 1.0).search)
     settings = settings_of(config, variant, search.values["rate"])
     train_agent(run.stage(variant), env, make(), settings, run.seed, index)

@@ -8,7 +8,7 @@ EXPERIMENT = arm_experiment(
     "ML10",
     replace(PRESETS["full"], test_trials=25),
     name="ml10",
-    page="book/metods/05_robot_arm.md",
+    page="book/metods/06_pushing_and_ten_kinds.md",
     claim="A layer that rewrites its weights does tasks of kinds that it was never trained on",
     cost={"smoke": "20 s", "book": "60 s", "full": "40 min"},
 )

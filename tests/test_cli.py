@@ -124,7 +124,7 @@ def test_doctor_outside_of_an_installation(capsys, monkeypatch) -> None:
         (["run", "digits", "--hidden", "-5"], "hidden=-5"),
         (["run", "digits", "--sigma", "nan"], "sigma=nan"),
         (["run", "digits", "--learning_rates", "0.1,,1"], "'0.1,,1'"),
-        (["run", "digits", "--learning_rates", ""], "--learning_rates ''"),
+        (["run", "digits", "--learning_rates", ""], "learning_rates=: must be greater than 0"),
         (["run", "digits", "--num_test", "5000"], "must be at most 5000"),
         (["run", "digits", "--components", "1000"], "components=1000"),
         (["run", "teacher_student", "--noise", "-1"], "noise=-1.0"),

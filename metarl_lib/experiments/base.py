@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
@@ -57,29 +57,30 @@ class Experiment:
 
 
 def parse_field(config: Any, name: str, text: str) -> Any:
-    """Turn the text of `--name text` into the kind of value that the field holds.
+    """Turn the text of `--name text` into the kind of value that the field is declared to hold.
 
     Numbers and words are themselves, a switch is `true` or `false`; a tuple is written with
-    commas, such as `10,30,100`.
+    commas, such as `10,30,100`, and an empty one with nothing.
 
     Raises:
         ValueError: when the text cannot be read as that kind.
     """
-    current = getattr(config, name)
-    parts = text.split(",") if isinstance(current, tuple) else [text]
-    example = current[0] if isinstance(current, tuple) else current
-    kind = type(example)
+    current, kind = getattr(config, name), get_type_hints(type(config))[name]
+    several = get_origin(kind) is tuple
+    parts = [text]
+    if several:
+        kind, parts = get_args(kind)[0], text.split(",") if text else []
     try:
         values = [SWITCH[part] if kind is bool else kind(part) for part in parts]
     except (KeyError, ValueError):
         names = {int: "a whole number", float: "a number", bool: "true or false"}
         wanted = names.get(kind, kind.__name__)
         plural = f"{wanted}s separated by commas".replace("a whole ", "whole ").replace("a n", "n")
-        allowed = plural if isinstance(current, tuple) else wanted
+        allowed = plural if several else wanted
         raise ValueError(
             f"--{name} {text!r} cannot be read: give {allowed}, such as {_show(current)}"
         ) from None
-    return tuple(values) if isinstance(current, tuple) else values[0]
+    return tuple(values) if several else values[0]
 
 
 def row(variant: str, metric: str, value: Tensor | float, budget: int) -> Row:

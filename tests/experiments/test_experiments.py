@@ -230,6 +230,33 @@ def test_fields_are_read_as_their_kind(field, text, value) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "field", "text", "value"),
+    [
+        ("bandit", "lstm_cells", "5x10", ("5x10",)),
+        ("maze", "brief", "gru", ("gru",)),
+        ("ml1_reach", "costly", "maml,gru-matched", ("maml", "gru-matched")),
+        ("ml1_reach", "costly", "", ()),
+        ("bandit", "lstm_cells", "", ()),
+        ("digits", "learning_rates", "", ()),
+    ],
+)
+def test_a_list_may_be_empty_before_and_after(name, field, text, value) -> None:
+    """Whatever it holds now: at book scale no cell has an LSTM, and no agent is costly."""
+    assert parse_field(EXPERIMENTS[name].config("book"), field, text) == value
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_field_is_read_back_as_it_is_shown(name, scale) -> None:
+    config = EXPERIMENTS[name].config(scale)
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        text = text.lower() if isinstance(value, bool) else text
+        assert parse_field(config, field.name, text) == value
+
+
+@pytest.mark.parametrize(
     ("field", "text", "words"),
     [
         ("hidden", "3.5", "--hidden '3.5' cannot be read: give a whole number, such as 50"),

@@ -17,6 +17,10 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 
+class NotFiniteError(ValueError):
+    """An action holds NaN or infinite values, as those of a policy that diverged do."""
+
+
 class Step(NamedTuple):
     """What a step returns beside the new state.
 
@@ -121,6 +125,7 @@ def check_action(action: Tensor, batch: int, space: spaces.Box) -> None:
 
     Raises:
         ValueError: names the shape that was given and the one that is wanted.
+        NotFiniteError: says how many numbers are not finite.
     """
     wanted = (batch, *space.shape)
     if tuple(action.shape) != wanted:
@@ -130,7 +135,7 @@ def check_action(action: Tensor, batch: int, space: spaces.Box) -> None:
         )
     if action.is_cpu and not torch.isfinite(action).all():
         bad = int((~torch.isfinite(action)).sum())
-        raise ValueError(
+        raise NotFiniteError(
             f"action holds {bad} NaN or infinite values: only finite numbers are allowed; "
             "look for a divergence in the policy"
         )

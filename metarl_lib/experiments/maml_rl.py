@@ -16,11 +16,13 @@ from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_agents import parameters_of
 from metarl_lib.experiments.meta_training import (
+    best_of,
     last_logged,
     load_agent,
     make_model,
     play,
     result_rows,
+    scores_of,
     train_agent,
 )
 from metarl_lib.experiments.pearl_readings import knowing
@@ -176,7 +178,11 @@ def train(config: Config, run: Run, variant: str) -> None:
 def choose_rate(
     stage: Stage, config: Config, variant: str, weights: Mapping[str, Tensor], seed: int
 ) -> None:
-    """Choose the size of a step after which most is earned, with training goals."""
+    """Choose the size of a step after which most is earned, with training goals.
+
+    Raises:
+        DivergenceError: when there is no size after which actions and rewards stay finite.
+    """
     if stage.finished:
         return
     agent = make_agent(config, variant)
@@ -186,10 +192,10 @@ def choose_rate(
     def earned(rate: float) -> float:
         return float(live(once, seed, with_rate(agent, rate), variant, "train")[1].mean())
 
-    best = max(config.tuning_rates, key=earned)
-    stage.save(
-        len(config.tuning_rates), {"rate": torch.tensor(best, dtype=torch.float64)}, finished=True
-    )
+    rates = config.tuning_rates
+    grid = [(rate,) for rate in rates]
+    (best,) = best_of(scores_of(stage.name, f"tuning_rates={rates}", grid, earned))
+    stage.save(len(rates), {"rate": torch.tensor(best, dtype=torch.float64)}, finished=True)
 
 
 def with_rate(agent: MAMLPolicy, rate: float) -> MAMLPolicy:

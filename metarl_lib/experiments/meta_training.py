@@ -15,7 +15,7 @@ from tqdm import tqdm
 from metarl_lib.algos import PPO, Agent, Settings, Streams
 from metarl_lib.algos.actor_critic import Outputs, draw
 from metarl_lib.algos.checkpoints import own_tensors
-from metarl_lib.envs.base import BatchedEnv
+from metarl_lib.envs.base import BatchedEnv, NotFiniteError
 from metarl_lib.experiments.base import row
 from metarl_lib.experiments.training_loop import Rhythm, make_updates, without_return
 from metarl_lib.runs import DivergenceError, Row, Run, Stage, generator
@@ -24,6 +24,9 @@ RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
 
 AgentT = TypeVar("AgentT", bound=nn.Module)
 Choice = TypeVar("Choice")
+
+Settled = tuple[Any, ...]
+"""A choice of settings, one value of each."""
 
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""
@@ -129,14 +132,37 @@ def choose(
     if stage.finished:
         return
     grid = list(itertools.product(*settings.values()))
-    scores = {
-        choice: judge(*choice) for choice in tqdm(grid, desc=stage.name, leave=False, disable=None)
-    }
-    if not any(math.isfinite(score) for score in scores.values()):
-        raise DivergenceError(f"{tried}: every one diverged; add smaller ones")
+    scores = scores_of(stage.name, tried, grid, judge)
     best = best_of(scores)
     values = dict(zip(settings, best, strict=True))
     stage.save(len(grid), {}, values | {"score": scores[best]}, finished=True)
+
+
+def scores_of(
+    name: str, tried: str, grid: Sequence[Settled], judge: Callable[..., float]
+) -> dict[Settled, float]:
+    """The score of every choice; NaN where an environment refuses actions that are not finite.
+
+    Args:
+        name: of the search, beside its bar.
+        tried: as of `choose`.
+        grid: the choices.
+        judge: the score of one choice, from its settings in their order.
+
+    Raises:
+        DivergenceError: when no score is finite.
+    """
+
+    def score(choice: Settled) -> float:
+        try:
+            return judge(*choice)
+        except NotFiniteError:
+            return math.nan
+
+    scores = {choice: score(choice) for choice in tqdm(grid, desc=name, leave=False, disable=None)}
+    if not any(math.isfinite(found) for found in scores.values()):
+        raise DivergenceError(f"{tried}: every one diverged; add smaller ones")
+    return scores
 
 
 def best_of(scores: Mapping[Choice, float]) -> Choice:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import metarl_lib.envs
 from metarl_lib.envs.adapters import SingleEnv, VectorEnv, draw_seed
-from metarl_lib.envs.base import check_action, map_tree, replace_rows
+from metarl_lib.envs.base import NotFiniteError, check_action, map_tree, replace_rows
 from metarl_lib.envs.weight_space import WeightSpace
 from metarl_lib.envs.weight_state import State
 
@@ -173,6 +173,6 @@ def test_an_action_that_is_not_finite_is_refused_in_one_line(bad) -> None:
     action = torch.full((4, 2, 3), 1e30)
     check_action(action, 4, SPACE)
     action[1, 0, 2] = action[3, 1, 1] = bad
-    with pytest.raises(ValueError, match=r"2 NaN or infinite.*finite numbers") as refusal:
+    with pytest.raises(NotFiniteError, match=r"2 NaN or infinite.*finite numbers") as refusal:
         check_action(action, 4, SPACE)
     assert "\n" not in str(refusal.value)

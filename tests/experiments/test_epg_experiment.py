@@ -14,7 +14,7 @@ from metarl_lib.experiments.epg_config import life_of
 from metarl_lib.experiments.epg_readings import PARTS, columns, cosine, pushes, without
 from metarl_lib.experiments.epg_tasks import TASKS, episode_returns, steps_to_solve
 from metarl_lib.experiments.meta_training import best_of
-from metarl_lib.runs import Run
+from metarl_lib.runs import DivergenceError, Run
 
 SMOKE = epg.PRESETS["smoke"]
 
@@ -204,6 +204,16 @@ def test_the_best_setting_of_ppo_is_kept(tmp_path, monkeypatch) -> None:
     stage = run.stage("ppo-point")
     epg.tune(stage, config, "point", 0)
     assert stage.values == {"rate": 2e-3, "episodes": 2, "passes": 1, "score": 1.0}
+
+
+def test_settings_of_ppo_with_which_it_diverges_are_not_chosen(tmp_path) -> None:
+    run = Run.create(tmp_path / "a", epg.NAME, SMOKE, scale="smoke", seed=0)
+    stage, alone = run.stage("ppo-point"), run.stage("alone")
+    epg.tune(alone, dataclasses.replace(SMOKE, ppo_rates=(1e-2,)), "point", 0)
+    epg.tune(stage, dataclasses.replace(SMOKE, ppo_rates=(1e30, 1e-2)), "point", 0)
+    assert stage.values == alone.values
+    with pytest.raises(DivergenceError, match=r"ppo_rates=\(1e\+30,\): every one diverged"):
+        epg.tune(run.stage("b"), dataclasses.replace(SMOKE, ppo_rates=(1e30,)), "point", 0)
 
 
 def test_the_best_rate_of_rl2_is_kept_and_what_diverged_is_not(tmp_path, monkeypatch) -> None:

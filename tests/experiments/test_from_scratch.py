@@ -5,6 +5,7 @@ import torch
 
 from metarl_lib.algos import MetaGradient
 from metarl_lib.algos.meta_settings import MetaSettings
+from metarl_lib.envs.base import NotFiniteError
 from metarl_lib.envs.point_robot import PointRobot, PointTasks
 from metarl_lib.experiments import from_scratch
 from metarl_lib.experiments.from_scratch import LEARNERS, OneTask, live
@@ -90,6 +91,19 @@ def test_the_search_takes_what_earns_most(tmp_path) -> None:
     assert stage.finished
     assert (stage.values["rate"], stage.values["discount"]) == best
     assert stage.values["score"] == pytest.approx(scores[best])
+
+
+def test_a_choice_that_diverges_is_no_choice(tmp_path) -> None:
+    """With the first rate all weights are NaN after an update, and the robot refuses to move."""
+    with pytest.raises(NotFiniteError, match="action holds 2 NaN"):
+        lives(choice=(1e30, 0.8))
+    run = Run.create(tmp_path / "r", "x", MetaSettings(), scale="smoke", seed=0)
+    stage, search = run.stage("a"), (PointRobot(steps=10), GOALS, "meta-gradient")
+    from_scratch.tune(stage, *search, (1e30, 1e-2), (0.8,), 5, 1, **AGENT)
+    score = float(lives(choice=(1e-2, 0.8)).rewards.mean())
+    assert stage.values == {"rate": 1e-2, "discount": 0.8, "score": pytest.approx(score)}
+    with pytest.raises(DivergenceError, match=r"rates=\(1e\+30,\): every one diverged"):
+        from_scratch.tune(run.stage("b"), *search, (1e30,), (0.8,), 5, 1, **AGENT)
 
 
 def test_a_search_in_which_all_diverge_says_what_to_do(tmp_path, monkeypatch) -> None:

@@ -10,7 +10,7 @@ from streams import stream
 from metarl_lib.algos.actor_critic import draw
 from metarl_lib.experiments import maml_rl
 from metarl_lib.experiments.meta_training import play, streams_of
-from metarl_lib.runs import Run, generator
+from metarl_lib.runs import DivergenceError, Run, generator
 
 TINY = replace(maml_rl.PRESETS["smoke"], test_tasks=6, test_steps=2)
 STEPS = maml_rl.robot().max_steps
@@ -90,6 +90,26 @@ def test_the_size_of_steps_that_earns_most_with_training_goals_is_chosen(tmp_pat
     assert torch.equal(tested.weights[0], agent.weights[0])
     for log_rate in tested.log_rates:
         assert float(log_rate.exp().mean()) == pytest.approx(chosen)
+
+
+def test_a_size_after_which_nothing_is_finite_is_not_chosen(tmp_path, monkeypatch) -> None:
+    run = Run.create(tmp_path / "run", "maml_rl", TINY, scale="smoke", seed=2)
+    weights = maml_rl.make_agent(TINY, "random", 2).state_dict()
+    config = replace(TINY, tuning_rates=(1e300, 0.1))  # the first one is infinite in float32
+    maml_rl.choose_rate(run.stage("refused"), config, "random", weights, 2)
+    assert float(run.stage("refused").tensors["rate"]) == 0.1
+    config = replace(TINY, tuning_rates=(1e300,))
+    with pytest.raises(DivergenceError, match=r"tuning_rates=\(1e\+300,\): every one diverged"):
+        maml_rl.choose_rate(run.stage("all"), config, "random", weights, 2)
+
+    def nan_but_at_one(config, seed, agent, variant, split):
+        rate = float(agent.log_rates[0].exp().mean())
+        return torch.full((2, 3), -1.0 if rate == pytest.approx(0.3) else math.nan)
+
+    monkeypatch.setattr(maml_rl, "live", nan_but_at_one)
+    config = replace(TINY, tuning_rates=(0.1, 0.3, 1.0))
+    maml_rl.choose_rate(run.stage("nan"), config, "random", weights, 2)
+    assert float(run.stage("nan").tensors["rate"]) == 0.3
 
 
 def test_training_goals_choose_and_test_goals_judge() -> None:

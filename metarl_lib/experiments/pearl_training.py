@@ -121,7 +121,7 @@ def train_pearl(
         training.restore(stage.tensors)
     every = max(1, math.ceil(settings.iterations / LOGS))
     keep = max(1, math.ceil(settings.iterations / CHECKPOINTS))
-    window: list[dict[str, float]] = []
+    window: list[dict[str, float]] = list(stage.values.get("window", []))
     bar = tqdm(
         total=settings.iterations, initial=training.done, desc=stage.name, leave=False,
         disable=None, unit="iteration",
@@ -142,8 +142,8 @@ def train_pearl(
             bar.set_postfix(
                 {k: f"{v:.3g}" for k, v in values.items() if "return" in k}, refresh=False
             )
-        if not last and not window and (training.done % keep == 0 or stage.stopping):
-            stage.save(training.done, training.checkpoint())
+        if not last and (training.done % keep == 0 or stage.stopping):
+            stage.save(training.done, training.checkpoint(), {"window": list(window)})
     bar.close()
     if not bar.disable:
         seconds = ", ".join(f"{part} {s:.0f} s" for part, s in training.seconds.items())

@@ -7,9 +7,10 @@ import pytest
 import torch
 from streams import stream
 
+from metarl_lib.algos import PEARL
 from metarl_lib.envs.point_robot import PointRobot, PointTasks
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments import pearl
+from metarl_lib.experiments import pearl, pearl_training
 from metarl_lib.experiments.pearl_readings import (
     Episodes,
     exact_posterior_sampling,
@@ -248,6 +249,36 @@ def test_a_stage_stopped_on_its_way_goes_on_bit_for_bit(tmp_path) -> None:
     assert tensors[0].keys() == tensors[1].keys()
     assert all(torch.equal(t, tensors[1][key]) for key, t in tensors[0].items())
     assert logged[0].equals(logged[1])
+
+
+def test_a_checkpoint_between_two_points_of_a_curve_loses_nothing(tmp_path, monkeypatch) -> None:
+    """Points at 4, 8 and 10, checkpoints at 3, 6 and 9; after each of these the run is killed."""
+    monkeypatch.setattr(pearl_training, "LOGS", 3)
+    monkeypatch.setattr(pearl_training, "CHECKPOINTS", 4)
+    config = replace(SMALL, iterations=10, gradient_steps=1, variants=("pearl",))
+    straight = Run.create(tmp_path / "straight", "pearl", config, scale="smoke", seed=0)
+    pearl.train(config, straight, "pearl")
+    run = Run.create(tmp_path / "killed", "pearl", config, scale="smoke", seed=0)
+    update, reached = PEARL.iteration, []
+
+    def killed_after_a_checkpoint(self):
+        if self.done in (3, 6, 9) and self.done not in reached:
+            reached.append(self.done)
+            raise InterruptedError
+        return update(self)
+
+    monkeypatch.setattr(PEARL, "iteration", killed_after_a_checkpoint)
+    for done, waiting in ((3, 3), (6, 2), (9, 1)):
+        with pytest.raises(InterruptedError):
+            pearl.train(config, run, "pearl")
+        run = Run.resume(tmp_path / "killed", "pearl", config)
+        stage = run.stage("pearl")
+        assert (stage.step, len(stage.values["window"])) == (done, waiting)
+    pearl.train(config, run, "pearl")
+    frame = straight.metrics()
+    assert len(frame[frame.name == "pearl/kl"]) == 3
+    assert frame.equals(run.metrics())
+    assert all(torch.equal(t, run.tensors()[key]) for key, t in straight.tensors().items())
 
 
 def test_a_divergence_stops_the_run(run) -> None:

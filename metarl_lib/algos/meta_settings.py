@@ -9,6 +9,7 @@ from metarl_lib.algos.options import (
     check_not_negative,
     check_positive,
     check_share,
+    check_whole,
     option,
 )
 
@@ -18,6 +19,9 @@ LEARNED = {
     "lambda": ("lambda",),
     "both": ("discount", "lambda"),
 }
+START = {"discount": "discount", "lambda": "gae_lambda"}
+"""The fields with the numbers that learning starts from."""
+
 CRITICS, OPTIMISERS, TRACES = ("own", "inner"), ("rmsprop", "sgd"), ("truncated", "exact")
 
 
@@ -48,10 +52,18 @@ class MetaSettings:
     max_grad_norm: float = option(0.5, "the agent's gradients are scaled to this norm if larger")
 
     def __post_init__(self) -> None:
-        check_positive(self, "rows", "segment", "updates", "max_grad_norm")
+        check_whole(self, "rows", "segment", "updates")
+        check_positive(self, "max_grad_norm")
         check_not_negative(self, "learning_rate", "meta_rate", "entropy", "value_weight")
         check_share(self, "discount", "gae_lambda", "outer_discount", "outer_lambda", "trace_decay")
         check_choice(self, "learned", tuple(LEARNED))
+        for name in LEARNED[self.learned]:
+            field = START[name]
+            if not 0 < getattr(self, field) < 1:
+                raise ValueError(
+                    f"{field}={getattr(self, field)}: must lie strictly between 0 and 1 with "
+                    f"learned={self.learned!r}"
+                )
         check_choice(self, "optimiser", OPTIMISERS)
         check_choice(self, "outer_critic", CRITICS)
         check_choice(self, "trace", TRACES)

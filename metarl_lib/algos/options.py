@@ -40,12 +40,12 @@ def check_share(config: Any, *names: str) -> None:
             raise ValueError(f"{name}={getattr(config, name)}: must lie between 0 and 1")
 
 
-def check_whole(config: Any, *names: str) -> None:
-    """Refuse a configuration in which one of these is not a whole number >= 1."""
+def check_whole(config: Any, *names: str, least: int = 1) -> None:
+    """Refuse a configuration in which one of these is no whole number, or below the least."""
     for name in names:
         value = getattr(config, name)
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name}={value!r}: must be a whole number >= 1")
+        if not isinstance(value, int) or value < least:
+            raise ValueError(f"{name}={value!r}: must be a whole number >= {least}")
 
 
 def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:

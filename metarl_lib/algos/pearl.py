@@ -21,7 +21,13 @@ from metarl_lib.algos.checkpoints import (
     with_prefix,
 )
 from metarl_lib.algos.context_encoder import Belief, kl_to_prior
-from metarl_lib.algos.options import check_not_negative, check_positive, check_share, option
+from metarl_lib.algos.options import (
+    check_not_negative,
+    check_positive,
+    check_share,
+    check_whole,
+    option,
+)
 from metarl_lib.algos.pearl_agent import Lesson, Lived, PEARLAgent, live
 from metarl_lib.algos.ppo import Streams
 from metarl_lib.algos.replay import Contexts, Replay, Transitions
@@ -57,15 +63,13 @@ class PEARLSettings:
     bootstrap: bool = option(True, "whether an episode that the clock ended counts as going on")
 
     def __post_init__(self) -> None:
-        counts = (
-            "tasks", "iterations", "collected", "gradient_steps", "meta_batch",
+        check_whole(
+            self, "tasks", "iterations", "collected", "gradient_steps", "meta_batch",
             "batch", "context", "capacity", "prior_episodes",
         )  # fmt: skip
-        for name in counts:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_whole(self, "posterior_episodes", least=0)
         check_positive(self, "learning_rate", "polyak")
-        check_not_negative(self, "temperature", "kl_weight", "posterior_episodes")
+        check_not_negative(self, "temperature", "kl_weight")
         check_not_negative(self, "learning_rate_end")
         check_share(self, "discount", "polyak")
         if self.collected > self.tasks:

@@ -29,6 +29,7 @@ from metarl_lib.algos.options import (
     check_not_negative,
     check_positive,
     check_share,
+    check_whole,
     option,
 )
 from metarl_lib.cores.base import State, where_reset
@@ -65,7 +66,8 @@ class Settings:
     bootstrap: bool = option(False, "whether a trial that was cut off counts as going on")
 
     def __post_init__(self) -> None:
-        check_positive(self, "rows", "segment", "updates", "epochs", "minibatches", "max_grad_norm")
+        check_whole(self, "rows", "segment", "updates", "epochs", "minibatches")
+        check_positive(self, "max_grad_norm")
         rates = ("learning_rate", "learning_rate_end", "entropy", "entropy_end")
         check_not_negative(self, *rates, "clip", "value_weight")
         check_share(self, "discount", "gae_lambda")

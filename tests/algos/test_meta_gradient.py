@@ -248,13 +248,24 @@ def test_a_training_resumed_is_one_that_never_stopped(options) -> None:
         ({"outer_critic": "other"}, "outer_critic='other' is unknown: choose one of own, inner"),
         ({"trace_decay": 2.0}, "trace_decay=2.0: must lie between 0 and 1"),
         ({"meta_rate": -1.0}, "meta_rate=-1.0: must be 0 or more"),
-        ({"rows": 0}, "rows=0: must be greater than 0"),
+        ({"rows": 0}, "rows=0: must be a whole number >= 1"),
+        ({"segment": 2.5}, "segment=2.5: must be a whole number >= 1"),
+        ({"max_grad_norm": 0.0}, "max_grad_norm=0.0: must be greater than 0"),
+        ({"discount": 1.0}, "discount=1.0: must lie strictly between 0 and 1 with learned='disc"),
+        ({"discount": 0.0}, "discount=0.0: must lie strictly between 0 and 1"),
+        ({"learned": "lambda", "gae_lambda": 1.0}, "gae_lambda=1.0: must lie strictly"),
     ],
 )
 def test_bad_settings_are_refused_in_one_line(options, words) -> None:
     with pytest.raises(ValueError, match=words) as refusal:
         MetaSettings(**options)
     assert "\n" not in str(refusal.value)
+
+
+def test_what_is_not_learned_may_be_0_or_1() -> None:
+    assert MetaSettings(learned="none", discount=1.0, gae_lambda=0.0).discount == 1
+    assert MetaSettings(gae_lambda=1.0).gae_lambda == 1
+    assert MetaSettings(learned="lambda", discount=1.0).discount == 1
 
 
 def test_bad_agents_are_refused_in_one_line() -> None:

@@ -403,8 +403,11 @@ def test_every_stream_counts(name) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"tasks": 0}, "tasks=0: must be at least 1"),
-        ({"prior_episodes": 0}, "prior_episodes=0: must be at least 1"),
+        ({"tasks": 0}, "tasks=0: must be a whole number >= 1"),
+        ({"prior_episodes": 0}, "prior_episodes=0: must be a whole number >= 1"),
+        ({"batch": 2.5}, "batch=2.5: must be a whole number >= 1"),
+        ({"posterior_episodes": -1}, "posterior_episodes=-1: must be a whole number >= 0"),
+        ({"posterior_episodes": 0.5}, "posterior_episodes=0.5: must be a whole number >= 0"),
         ({"learning_rate": math.nan}, "learning_rate=nan: must be greater than 0"),
         ({"temperature": -1.0}, "temperature=-1.0: must be 0 or more"),
         ({"discount": 1.1}, "discount=1.1: must lie between 0 and 1"),
@@ -412,7 +415,7 @@ def test_every_stream_counts(name) -> None:
         ({"collected": 6}, "collected=6: must be at most the 5 tasks"),
     ],
 )
-def test_settings_out_of_range(options, words) -> None:
+def test_settings_out_of_range(unchecked, options, words) -> None:
     with pytest.raises(ValueError, match=words):
         PEARLSettings(**(SMALL | options))
 

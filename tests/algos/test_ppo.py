@@ -224,11 +224,13 @@ def test_a2c_passes_once() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"rows": 0}, "rows=0: must be greater than 0"),
-        ({"segment": -1}, "segment=-1: must be greater than 0"),
-        ({"updates": 0}, "updates=0: must be greater than 0"),
-        ({"epochs": 0}, "epochs=0: must be greater than 0"),
-        ({"minibatches": 0}, "minibatches=0: must be greater than 0"),
+        ({"rows": 0}, "rows=0: must be a whole number >= 1"),
+        ({"segment": -1}, "segment=-1: must be a whole number >= 1"),
+        ({"updates": 0}, "updates=0: must be a whole number >= 1"),
+        ({"epochs": 0}, "epochs=0: must be a whole number >= 1"),
+        ({"minibatches": 0}, "minibatches=0: must be a whole number >= 1"),
+        ({"rows": 2.5, "minibatches": 0.5}, "rows=2.5: must be a whole number >= 1"),
+        ({"minibatches": 0.5}, "minibatches=0.5: must be a whole number >= 1"),
         ({"max_grad_norm": 0.0}, "max_grad_norm=0.0: must be greater than 0"),
         ({"max_grad_norm": math.inf}, "max_grad_norm=inf: .*finite"),
         ({"learning_rate": -1e-3}, "learning_rate=-0.001: must be 0 or more"),
@@ -247,7 +249,7 @@ def test_a2c_passes_once() -> None:
         ({"optimiser": "sgd"}, "optimiser='sgd' is unknown: choose one of adam, rmsprop"),
     ],
 )
-def test_bad_settings_are_refused_in_one_line(options, message) -> None:
+def test_bad_settings_are_refused_in_one_line(unchecked, options, message) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         Settings(**options)
     assert "\n" not in str(caught.value)

@@ -37,7 +37,7 @@ EXPERIMENTS = maze.EXPERIMENT, maze_grid.EXPERIMENT, maze_long.EXPERIMENT
 THREE = ("metods-linear-S2", "gru-visible", "srwm")
 POSITIVE = (
     "encoder_units", "num_units", "gru_units", "maml_units", "maml_horizon", "maml_rate",
-    "test_trials", "costly_seeds", "value_unit", "updates",
+    "test_trials", "costly_seeds", "value_unit",
 )  # fmt: skip
 SEEING = {
     "metods-linear-S4", "metods-linear-S2", "metods-linear-S1", "metods-mlp-S4",
@@ -303,6 +303,7 @@ def test_the_long_training_is_the_other_one_with_the_papers_steps() -> None:
         ({"test_trials": 3}, "test_trials=3: must be at least 4"),
         ({"value_unit": -1.0}, "value_unit=-1.0: must be greater than 0 and finite"),
         *(({name: 0}, f"{name}=0: must be greater than 0 and finite") for name in POSITIVE),
+        ({"updates": 0}, "updates=0: must be a whole number >= 1"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(experiment, options, words) -> None:

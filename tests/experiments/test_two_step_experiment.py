@@ -266,5 +266,5 @@ def test_a_segment_is_a_whole_trial_of_two_steps_a_round() -> None:
 
 @pytest.mark.parametrize("name", ["units", "test_trials", "rows", "updates"])
 def test_settings_out_of_range_are_refused(name) -> None:
-    with pytest.raises(ValueError, match=f"{name}=0: must be greater than 0"):
+    with pytest.raises(ValueError, match=f"{name}=0: must be (greater than 0|a whole number >= 1)"):
         two_step.EXPERIMENT.config("smoke", {name: 0})

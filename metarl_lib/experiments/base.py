@@ -83,6 +83,20 @@ def parse_field(config: Any, name: str, text: str) -> Any:
     return tuple(values) if several else values[0]
 
 
+def check_minibatch(steps: int, given: str) -> None:
+    """Refuse minibatches of a single step: PPO divides by the spread of what is in them.
+
+    Args:
+        steps: of a minibatch.
+        given: the fields that say how many, with their values.
+
+    Raises:
+        ValueError: names the fields.
+    """
+    if steps < 2:
+        raise ValueError(f"{given}: a minibatch of PPO must have at least 2 steps")
+
+
 def row(variant: str, metric: str, value: Tensor | float, budget: int) -> Row:
     """One result; of a tensor, the mean of its numbers."""
     number = value.mean() if isinstance(value, Tensor) else value

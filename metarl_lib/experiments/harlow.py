@@ -15,7 +15,7 @@ from metarl_lib.envs.harlow import Harlow
 from metarl_lib.envs.harlow_strategies import STRATEGIES
 from metarl_lib.envs.harlow_strategies import play as play_strategy
 from metarl_lib.envs.trial import Trial
-from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.base import Experiment, check_minibatch, check_positive, option, row
 from metarl_lib.experiments.meta_agents import (
     CoreOf,
     Variants,
@@ -89,6 +89,9 @@ class Config(Variants, Settings):
         super().__post_init__()
         check_positive(self, "num_units", "gru_units", "test_trials")
         self.check_variants(CORES)
+        if "recurrent-ppo" in self.variants:
+            given = f"rows={self.rows}, segment={self.segment}, minibatches={self.minibatches}"
+            check_minibatch(self.rows * self.segment // self.minibatches, given)
 
 
 PRESETS = {

@@ -63,6 +63,7 @@ class Config(LearnerConfig):
         super().__post_init__()
         check_positive(self, "hidden", "depth", "samples", "test_tasks", "search_tasks")
         check_positive(self, "rates", "sigma", "init_std")
+        self.check_minibatches()
 
 
 PRESETS = {

@@ -26,7 +26,7 @@ from metarl_lib.algos.options import check_share
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.weight_space import LOSS_LIMIT, WeightSpace
 from metarl_lib.envs.weight_state import TINY, State, rms
-from metarl_lib.experiments.base import check_positive, option
+from metarl_lib.experiments.base import check_minibatch, check_positive, option
 from metarl_lib.runs import Run, Stage, generator
 
 Log = Callable[[int, Mapping[str, float]], None]
@@ -55,6 +55,19 @@ class LearnerConfig:
         check_positive(self, "steps", "rows", "rollouts", "epochs", "minibatches", "ppo_rate")
         check_positive(self, "units")
         check_share(self, "discount", "gae_lambda")
+
+    def check_minibatches(self, rows: str = "rows", agents: int = 1, parts: int = 1) -> None:
+        """Refuse minibatches of one step, of rollouts with the field `rows` of rows.
+
+        Args:
+            rows: the field's name.
+            agents: in a row.
+            parts: of each of the `minibatches`.
+        """
+        names = (rows, "steps", "minibatches")
+        count, steps, minibatches = (getattr(self, name) for name in names)
+        given = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        check_minibatch(count * agents * steps // (minibatches * parts), given)
 
 
 def seed_of(seed: int, index: int) -> int:

@@ -14,7 +14,7 @@ from metarl_lib.algos.options import check_not_negative
 from metarl_lib.datasets import Family, NWayFamily
 from metarl_lib.datasets.waves import WaveFamily
 from metarl_lib.envs.layer_pool import LayerPool
-from metarl_lib.experiments.base import check_positive, option
+from metarl_lib.experiments.base import check_minibatch, check_positive, option
 from metarl_lib.experiments.meta_agents import Variants, matched_units
 from metarl_lib.experiments.meta_training import make_model
 from metarl_lib.experiments.pool_baselines import Baseline, make_baseline
@@ -113,6 +113,11 @@ class Config(Variants):
         zero = ("entropy", "entropy_end", "rollout")
         check_positive(self, *(name for name in names if name not in zero))
         check_not_negative(self, *zero)
+        if len(self.counts) != 3:
+            counts = ",".join(map(str, self.counts))
+            raise ValueError(f"counts={counts}: give the input, hidden and output layers")
+        if self.rollout:
+            check_minibatch(self.rollout, f"rollout={self.rollout}")
 
 
 def shots_of(variant: str) -> int:

@@ -5,7 +5,7 @@ that it has never seen, beside rules made by hand and tuned there.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
@@ -35,6 +35,8 @@ from metarl_lib.rules.checks import look_up
 from metarl_lib.runs import Row, Run, Stage
 
 NAME = "update_rule"
+SYNAPSE_PARTS = 5
+"""Minibatches of the policy at every synapse, for each one of the others."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,10 @@ class Config(LearnerConfig):
         check_positive(self, "hidden", "samples", "recurrent_rows", "recurrent_rollouts")
         check_positive(self, "synapse_rows", "synapse_rollouts")
         check_positive(self, "test_tasks", "search_tasks", "rates", "sigma", "init_std")
+        self.check_minibatches()
+        self.check_minibatches("recurrent_rows")
+        synapses = environment(self).network.num_weights
+        self.check_minibatches("synapse_rows", synapses, SYNAPSE_PARTS)
         if not self.conditions:
             raise ValueError("conditions=: name one or more of " + ", ".join(CONDITIONS))
         if "digits" in self.conditions:
@@ -114,7 +120,7 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
     return compare(config, seed, tensors, config.conditions[0], plan, keep_nothing)
 
 
-def settings(config: Config, learned: Learned) -> Config:
+def settings(config: Config, learned: Learned) -> LearnerConfig:
     """The configuration, with what the recurrent policy and that at every synapse need.
 
     A rollout at every synapse holds P times as many samples as networks make steps, so it is
@@ -123,13 +129,12 @@ def settings(config: Config, learned: Learned) -> Config:
     if learned.kind == "recurrent":
         return replace(config, rows=config.recurrent_rows, rollouts=config.recurrent_rollouts)
     if learned.kind == "synapse":
-        return replace(
-            config,
-            rows=config.synapse_rows,
-            rollouts=config.synapse_rollouts,
-            epochs=min(3, config.epochs),
-            minibatches=5 * config.minibatches,
-        )
+        own = {field.name: getattr(config, field.name) for field in fields(LearnerConfig)}
+        own |= {
+            "rows": config.synapse_rows, "rollouts": config.synapse_rollouts,
+            "epochs": min(3, config.epochs), "minibatches": SYNAPSE_PARTS * config.minibatches,
+        }  # fmt: skip
+        return LearnerConfig(**own)
     return config
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from metarl_lib.algos.options import check_share
 from metarl_lib.envs.adapters import SB3VecEnv
-from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.base import Experiment, check_minibatch, check_positive, option, row
 from metarl_lib.experiments.learners import log_once, policy_tensors, seed_of
 from metarl_lib.experiments.weight_readings import (
     LIFE,
@@ -31,6 +31,8 @@ from metarl_lib.runs import Row, Run, Stage
 
 NAME = "weight_space"
 AS_CODED = ("as-coded", "digits-as-coded")
+LONG_MINIBATCHES = 4
+"""Minibatches of a rollout in the long trainings."""
 LONG = ("one-task", "more-trajectories", "distribution")
 
 
@@ -69,6 +71,8 @@ class Config:
         )
         check_positive(self, "reference_steps")
         check_share(self, "discount")
+        check_minibatch(self.seed_steps, f"seed_steps={self.seed_steps}")
+        check_minibatch(self.rollout // LONG_MINIBATCHES, f"rollout={self.rollout}")
         for rollout in (self.rollout, self.rollout * self.more):
             if rollout % self.rows or self.long_steps % (self.shorter * rollout):
                 raise ValueError(
@@ -167,7 +171,9 @@ def train_long(stage: Stage, config: Config, seed: int, start: int) -> None:
     env = environment(config, stage.name, seed)
     rollout = config.rollout * (config.more if stage.name == "more-trajectories" else 1)
     venv = SB3VecEnv(env, config.rows, seed=start)
-    model = make(venv, config, start, n_steps=rollout // config.rows, batch_size=rollout // 4)
+    model = make(
+        venv, config, start, n_steps=rollout // config.rows, batch_size=rollout // LONG_MINIBATCHES
+    )
     values: dict[str, float] = {}
     marks = marks_of(config, stage.name, rollout)
     bar = tqdm(total=marks[-1], desc=stage.name, leave=False, disable=None, unit="step")

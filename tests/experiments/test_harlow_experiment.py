@@ -323,6 +323,10 @@ def test_only_the_first_seeds_train_what_is_costly(tmp_path, monkeypatch) -> Non
         ({"test_trials": 0}, "test_trials=0: must be greater than 0"),
         ({"minibatches": 3}, "minibatches=3: must divide the 4 rows"),
         ({"discount": 1.1}, "discount=1.1: must lie between 0 and 1"),
+        (
+            {"segment": 1, "minibatches": 4},
+            "rows=4, segment=1, minibatches=4: a minibatch of PPO must have at least 2 steps",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(options, words) -> None:

@@ -262,6 +262,8 @@ def test_presets_and_texts() -> None:
         ({"rate": 0.0}, "rate=0.0: must be greater than 0 and finite"),
         ({"counts": (4, 0, 4)}, "counts=4,0,4: must be greater than 0 and finite"),
         ({"entropy": -1.0}, "entropy=-1.0: must be 0 or more, and finite"),
+        ({"counts": (4, 4)}, "counts=4,4: give the input, hidden and output layers"),
+        ({"rollout": 1}, "rollout=1: a minibatch of PPO must have at least 2 steps"),
     ],
 )
 def test_what_is_out_of_range_is_refused_in_one_line(options, says) -> None:

@@ -110,7 +110,9 @@ def test_recurrent_and_synaptic_policies_have_settings_of_their_own() -> None:
     synapse = settings(config, LEARNED["synapse"])
     expected = {"rows": config.synapse_rows, "rollouts": config.synapse_rollouts}
     expected |= {"epochs": 3, "minibatches": 40}
-    assert synapse == dataclasses.replace(config, **expected)
+    own = dataclasses.asdict(synapse)
+    shared = {name: getattr(config, name) for name in own}
+    assert own == shared | expected
     once = dataclasses.replace(config, epochs=1)
     assert settings(once, LEARNED["synapse"]).epochs == 1
 
@@ -131,6 +133,15 @@ def test_recurrent_and_synaptic_policies_have_settings_of_their_own() -> None:
         ({"sigma": math.nan}, "sigma=nan: must be greater than 0 and finite"),
         ({"conditions": ()}, "conditions=: name one or more of held_out, "),
         ({"init_std": math.inf}, "init_std=inf: must be greater than 0 and finite"),
+        (
+            {"rows": 1, "minibatches": 8},
+            "rows=1, steps=8, minibatches=8: a minibatch of PPO must have at least 2 steps",
+        ),
+        ({"recurrent_rows": 1, "minibatches": 8}, "recurrent_rows=1, steps=8, minibatches=8: a"),
+        (  # 20 weights, and five times as many minibatches
+            {"hidden": 1, "rows": 99, "recurrent_rows": 99, "synapse_rows": 1, "minibatches": 20},
+            "synapse_rows=1, steps=8, minibatches=20: a minibatch of PPO must have at least 2",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(overrides, words) -> None:

@@ -159,6 +159,8 @@ def test_long_trainings_are_measured_whenever_their_steps_have_grown_fourfold() 
         ({"bound": -1.0}, "bound=-1.0: must be greater than 0"),
         ({"reference_steps": 0}, "reference_steps=0: must be greater than 0"),
         ({"steps": 0}, "steps=0: must be greater than 0"),
+        ({"seed_steps": 1}, "seed_steps=1: a minibatch of PPO must have at least 2 steps"),
+        ({"rollout": 4, "rows": 4}, "rollout=4: a minibatch of PPO must have at least 2 steps"),
     ],
 )
 def test_settings_out_of_range_are_refused_in_one_line(overrides, words) -> None:

@@ -32,6 +32,20 @@ def import_ale() -> Any:
     return vector_env
 
 
+def check_game(game: str) -> None:
+    """A game must be one that the emulator has.
+
+    Raises:
+        ImportError: without the extra `atari`.
+        ValueError: for another name.
+    """
+    if game not in import_ale().roms.get_all_rom_ids():
+        raise ValueError(
+            f"game={game!r} is unknown to the emulator: give a name such as 'pong' or "
+            "'space_invaders'"
+        )
+
+
 class AtariTasks(NamedTuple):
     """There is one task; `row` numbers the rows, `[B]`."""
 
@@ -70,11 +84,7 @@ class Atari:
         check_whole("threads", threads)
         self.game, self.pixels, self.threads = game, pixels, threads
         self._make = import_ale()
-        if game not in self._make.roms.get_all_rom_ids():
-            raise ValueError(
-                f"game={game!r} is unknown to the emulator: give a name such as 'pong' or "
-                "'space_invaders'"
-            )
+        check_game(game)
         self._running: Any = None
         probe = self._emulators(1)
         self.observation_space = spaces.Box(0.0, 1.0, (4 * pixels**2,), np.float32)

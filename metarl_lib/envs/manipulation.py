@@ -44,6 +44,8 @@ from metarl_lib.envs.workers import Workers
 LONGEST = 500
 """Steps of an episode of Meta-World's."""
 
+REWARDS = ("v2", "v1")
+
 
 class ManipulationTasks(NamedTuple):
     """The class, its place in `Manipulation.kinds`, and which of the tasks of that class; `[B]`.
@@ -118,7 +120,7 @@ class Manipulation:
     ) -> None:
         suite = import_metaworld().env_dict.ML10_V3
         check_choice("benchmark", benchmark, ("ML10", *suite["train"], *suite["test"]))
-        check_choice("reward", reward, ("v2", "v1"))
+        check_choice("reward", reward, REWARDS)
         for name, number, least in (
             ("steps", steps, 1),
             ("seed", seed, 0),

@@ -18,7 +18,7 @@ from torch import Tensor
 from metarl_lib.algos import MetaGradient
 from metarl_lib.algos.feed_forward import FeedForward
 from metarl_lib.algos.meta_settings import LEARNED, MetaSettings
-from metarl_lib.envs.atari import Atari, import_ale
+from metarl_lib.envs.atari import Atari, check_game, import_ale
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_control import averaged
 from metarl_lib.experiments.meta_training import load_agent, make_model, streams_of, with_logged
@@ -66,6 +66,16 @@ class Config(MetaSettings):
         for name in self.methods:
             if name not in METHODS:
                 raise ValueError(f"methods={name!r} is unknown: choose from {', '.join(METHODS)}")
+            settings_of(self, name)
+        for game in self.games:
+            if game not in GAMES:
+                check_game(game)
+
+
+def settings_of(config: Config, method: str) -> MetaSettings:
+    """How an agent is trained by a method."""
+    own = {field.name: getattr(config, field.name) for field in fields(MetaSettings)}
+    return MetaSettings(**(own | METHODS[method]))
 
 
 SMALL = ("pong", "breakout")
@@ -101,8 +111,7 @@ def train(stage: Stage, config: Config, game: str, method: str, seed: int) -> No
     """
     if stage.finished:
         return
-    own = {field.name: getattr(config, field.name) for field in fields(MetaSettings)}
-    settings = MetaSettings(**(own | METHODS[method]))
+    settings = settings_of(config, method)
     index = 50 + list(METHODS).index(method)
     streams = streams_of(seed, index)
     env = Atari(game, config.pixels, config.threads)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from metarl_lib.algos import ActorCritic, EvolutionSettings, LifeSettings, Settings
+from metarl_lib.algos.options import check_whole
 from metarl_lib.cores import GRU
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import check_positive, option
@@ -65,6 +66,7 @@ class Config:
             "rl2_units", "rl2_rates", "rl2_search", "test_lives", "beyond", "life",
             "generations", "ppo_rates",
         )  # fmt: skip
+        check_whole(self, "rl2_rows", "rl2_segment")
         for name in (
             "generations", "life", "stretch", "minibatch", "buffer", "ppo_life", "rl2_updates",
         ):  # fmt: skip
@@ -75,6 +77,10 @@ class Config:
         for task in self.tasks:
             life_of(self, task)
             evolution_of(self, task)
+            for episodes in self.ppo_stretches:
+                whole = self.of("ppo_life", task)
+                if whole % episodes:
+                    raise ValueError(f"ppo_stretches={episodes}: must divide ppo_life={whole}")
 
     def of(self, name: str, task: str) -> Any:
         """The value of a field for a family."""

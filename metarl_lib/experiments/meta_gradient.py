@@ -61,6 +61,7 @@ class Config(MetaSettings):
         for field, names in known.items():
             for name in getattr(self, field):
                 look_up(field, name, names)
+        meta_control.variants(self)  # refuses what does not go with what they learn
 
 
 PRESETS = {

@@ -93,6 +93,12 @@ class Config(Settings):
             self, "num_units", "hidden", "shots", "maml_rate", "rates", "search", "iterations",
             "scratch_rates", "scratch_search", "scratch_lives",
         )  # fmt: skip
+        if not self.scratch_discounts or not all(0 < d < 1 for d in self.scratch_discounts):
+            tried = ",".join(map(str, self.scratch_discounts))
+            raise ValueError(
+                f"scratch_discounts={tried}: must lie strictly between 0 and 1, where a learned "
+                "one starts"
+            )
         look_up("borrowed", self.borrowed, dict.fromkeys(("smoke", "full")))
         for variant in self.variants:
             look_up("variants", variant, dict.fromkeys(VARIANTS))

@@ -57,6 +57,7 @@ VARIANTS = {
 """`told` is soft actor-critic that sees the goal, `gru` RL² with PPO at as many steps as PEARL."""
 
 COSTLY = ("gru-long",)
+GRU_MINIBATCHES = 2
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,13 @@ class Config(Variants, PEARLSettings):
         super().__post_init__()
         check_positive(
             self, "dense_iterations", "told_iterations", "hidden", "goal_radius", "gru_units",
-            "gru_rows", "gru_learning_rate", "gru_long", "test_tasks", "test_episodes",
+            "gru_rows", "gru_learning_rate", "gru_long", "test_tasks", "test_episodes", "latent",
         )  # fmt: skip
+        if self.gru_rows % GRU_MINIBATCHES:
+            raise ValueError(
+                f"gru_rows={self.gru_rows}: must be a multiple of {GRU_MINIBATCHES}, because so "
+                "many minibatches share the rows"
+            )
         self.check_variants(VARIANTS)
 
 
@@ -160,7 +166,7 @@ def ppo_settings_of(config: Config, variant: str) -> Settings:
     steps = steps_of(config, variant) * (config.gru_long if VARIANTS[variant].long else 1)
     return Settings(
         rows=config.gru_rows, segment=segment, whole_trials=True,
-        updates=max(1, round(steps / (config.gru_rows * segment))), minibatches=2,
+        updates=max(1, round(steps / (config.gru_rows * segment))), minibatches=GRU_MINIBATCHES,
         learning_rate=config.gru_learning_rate, discount=config.discount, entropy=0.001,
         max_grad_norm=1.0,
     )  # fmt: skip

@@ -48,7 +48,7 @@ class Config(PEARLSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        names = ("steps", "hidden", "encoder_hidden", "test_tasks", "test_episodes")
+        names = ("steps", "hidden", "encoder_hidden", "latent", "test_tasks", "test_episodes")
         check_positive(self, *names)
 
 

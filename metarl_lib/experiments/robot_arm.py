@@ -11,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from metarl_lib.algos import PPO, Agent
-from metarl_lib.envs.manipulation import Manipulation, ManipulationTasks
+from metarl_lib.algos.options import check_choice, check_not_negative
+from metarl_lib.envs.manipulation import LONGEST, REWARDS, Manipulation, ManipulationTasks
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option
 from metarl_lib.experiments.meta_agents import (
@@ -75,6 +76,10 @@ class Config(RobotAgents):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_positive(self, "steps", "episodes", "workers", "test_trials", "rates", "search")
+        check_not_negative(self, "task_seed")
+        check_choice(self, "reward", REWARDS)
+        if self.steps > LONGEST:
+            raise ValueError(f"steps={self.steps}: must be at most {LONGEST}, as in Meta-World")
         self.check_variants(AGENTS)
 
 

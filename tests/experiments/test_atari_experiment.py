@@ -56,3 +56,16 @@ def test_the_papers_games_are_57() -> None:
     assert len(set(atari.GAMES)) == len(atari.GAMES) == 57
     with pytest.raises(ValueError, match="methods='dqn' is unknown: choose from fixed, mg"):
         dataclasses.replace(TINY, methods=("dqn",))
+    words = "gae_lambda=1.0: must lie strictly between 0 and 1 with learned='both'"
+    with pytest.raises(ValueError, match=words):
+        dataclasses.replace(TINY, methods=("mg-both",), gae_lambda=1.0)
+
+
+@pytest.mark.skipif(
+    find_spec("ale_py") is None,
+    reason="the extra atari is missing: pip install 'metarl_lib[atari]'",
+)
+def test_games_are_those_of_the_emulator() -> None:
+    assert dataclasses.replace(TINY, games=("adventure",)).games == ("adventure",)
+    with pytest.raises(ValueError, match="game='foo' is unknown to the emulator: give a name"):
+        dataclasses.replace(TINY, games=("pong", "foo"))

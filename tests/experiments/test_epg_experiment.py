@@ -245,6 +245,9 @@ def test_the_best_rate_of_rl2_is_kept_and_what_diverged_is_not(tmp_path, monkeyp
         ({"ppo_lives": 0}, "ppo_lives=0: must be greater than 0"),
         ({"minibatch": (7, 50, 50)}, "minibatch=7: must divide stretch=20"),
         ({"losses": 5}, "losses=5: must be even"),
+        ({"rl2_rows": 0}, "rl2_rows=0: must be a whole number >= 1"),
+        ({"rl2_segment": 0}, "rl2_segment=0: must be a whole number >= 1"),
+        ({"ppo_stretches": (2, 5)}, "ppo_stretches=5: must divide ppo_life=6"),
     ],
 )
 def test_bad_fields_are_refused_in_one_line(options, words) -> None:

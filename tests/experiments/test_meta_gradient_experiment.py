@@ -151,6 +151,8 @@ def test_a_run_that_was_stopped_ends_the_same(tmp_path, finished, stop) -> None:
         ({"tasks": ("pong",)}, "tasks='pong' is unknown: choose one of 'laps'"),
         ({"discounts": (1.2,)}, "discounts=1.2: must lie between 0 and 1"),
         ({"units": 0}, "units=0: must be greater than 0"),
+        ({"discount": 1.0}, "discount=1.0: must lie strictly between 0 and 1 with learned='disc"),
+        ({"gae_lambda": 1.0}, "gae_lambda=1.0: must lie strictly between 0 and 1 with learned='b"),
     ],
 )
 def test_values_out_of_range_are_refused_in_one_line(options, words) -> None:

@@ -148,6 +148,8 @@ def test_a_rate_is_judged_by_how_the_training_begins(tmp_path) -> None:
         ({"variants": ("sgd",)}, "variants='sgd' is unknown"),
         ({"borrowed": "huge"}, "borrowed='huge' is unknown"),
         ({"search": 0}, "search=0"),
+        ({"scratch_discounts": (0.8, 1.0)}, "scratch_discounts=0.8,1.0: must lie strictly between"),
+        ({"scratch_discounts": ()}, "scratch_discounts=: must lie strictly between"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_one_line(options, words) -> None:

@@ -298,6 +298,8 @@ def test_a_divergence_stops_the_run(run) -> None:
             "variants='maml' is unknown: choose one of 'pearl', 'pearl-point'",
         ),
         ({"collected": 5}, "collected=5: must be at most the 4 tasks"),
+        ({"latent": -1}, "latent=-1: must be greater than 0"),
+        ({"gru_rows": 63}, "gru_rows=63: must be a multiple of 2"),
     ],
 )
 def test_values_out_of_range(options, words) -> None:

@@ -47,3 +47,5 @@ def test_returns_are_sums_of_rewards() -> None:
 def test_values_out_of_range() -> None:
     with pytest.raises(ValueError, match="steps=0: must be greater than 0"):
         replace(SMALL, steps=0)
+    with pytest.raises(ValueError, match="latent=-1: must be greater than 0"):
+        replace(SMALL, latent=-1)

@@ -194,6 +194,9 @@ def test_what_is_unknown_or_out_of_range_is_one_line() -> None:
     for name, value, said in (
         ("variants", ("lstm",), "variants"), ("episodes", 0, "episodes=0: must be"),
         ("test_trials", 0, "test_trials=0: must be"), ("workers", 0, "workers=0: must be"),
+        ("reward", "v3", "reward='v3' is unknown: choose one of v2, v1"),
+        ("steps", 600, "steps=600: must be at most 500, as in Meta-World"),
+        ("task_seed", -1, "task_seed=-1: must be 0 or more"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=said) as refusal:
             replace(SMALL, **{name: value})

@@ -28,6 +28,7 @@ EXTRAS = {
     "mujoco": ("mujoco", "metaworld"),
     "ray": ("ray",),
     "atari": ("ale_py",),
+    "bench": ("torchopt", "envpool"),
 }
 
 

@@ -16,7 +16,8 @@ from metarl_lib.jobs import Job, parse_seeds
 from metarl_lib.runs import SCALES, Run, config_hash
 from metarl_lib.sweeps import sweep
 
-TRIAL_FIELDS = ("test_trials", "test_tasks")  # the first that there is, is what --trials sets
+TRIAL_FIELDS = ("test_trials", "test_tasks", "test_lives", "test_episodes")
+"""The first of them that there is, is what `--trials` sets."""
 
 
 class UsageError(Exception):
@@ -79,8 +80,14 @@ def run_experiment(options: argparse.Namespace, extra: list[str]) -> int:
     folder = options.out or Path("runs") / experiment.name / f"{scale}-s{seed}"
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"--out {folder}: is a file; name a folder that is empty or not there yet")
+    new = not folder.exists()
     run = Run.create(folder, experiment.name, config, scale=scale, seed=seed)
-    return _execute(experiment, run)
+    try:
+        return _execute(experiment, run)
+    except ValueError:  # bad input that only the run itself noticed
+        if run.discard() and new:
+            folder.rmdir()
+        raise
 
 
 def run_sweep(options: argparse.Namespace, extra: list[str]) -> int:
@@ -126,8 +133,8 @@ def evaluate_run(options: argparse.Namespace, extra: list[str]) -> int:
         name = next((name for name in TRIAL_FIELDS if name in names), None)
         if name is None:
             raise UsageError(
-                f"--trials {trials}: {experiment.name} tests on no sampled tasks, so it has "
-                f"no field {' or '.join(TRIAL_FIELDS)}"
+                f"--trials {trials}: {experiment.name} has no number of test tasks to set, which "
+                f"is a field {' or '.join(TRIAL_FIELDS)}"
             )
         if trials < 1:
             raise UsageError(f"--trials {trials}: must be a whole number >= 1")

@@ -203,6 +203,19 @@ class Run:
         write_json(self.folder / "results.json", rows, sync=self._sync)
         remove_lock(self.folder)
 
+    def discard(self) -> bool:
+        """Empty the folder where no stage was saved, so that the next run can start there.
+
+        Returns:
+            Whether it was emptied.
+        """
+        if self._state["stages"]:
+            return False
+        self._metrics.close()
+        for path in self.folder.iterdir():
+            path.unlink()
+        return True
+
     @property
     def _sync(self) -> bool:
         return self._state["cpu_seconds"] > SYNC_AFTER

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jaxtyping
@@ -85,6 +86,14 @@ def test_doctor_reports_the_machine(capsys, monkeypatch) -> None:
     assert "ray  " not in out.split("extra")[0]
 
 
+def test_doctor_knows_every_extra(capsys, monkeypatch) -> None:
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert cli.EXTRAS.keys() == project["optional-dependencies"].keys()
+    monkeypatch.setitem(cli.EXTRAS, "bench", ("torchopt", "not_there"))
+    _, out, _ = metarl(capsys, "doctor")
+    assert "not_there: pip install 'metarl_lib[bench]'" in out
+
+
 def test_doctor_notices_a_missing_package(capsys, monkeypatch) -> None:
     monkeypatch.setattr(cli.metadata, "requires", lambda name: ["torch>=2", "not_there[x]>=1"])
     status, out, _ = metarl(capsys, "doctor")
@@ -129,6 +138,17 @@ def test_doctor_outside_of_an_installation(capsys, monkeypatch) -> None:
         (["run", "digits", "--components", "1000"], "components=1000"),
         (["run", "teacher_student", "--noise", "-1"], "noise=-1.0"),
         (["run", "perturbation_noise", "--linear_widths", "100"], "stability_samples=64"),
+        (["run", "bandit", "--lstm-cells", "5"], "cell '5': write arms x pulls"),
+        (["run", "maze", "--brief", "x"], "brief='x'"),
+        (["run", "ml1_reach", "--costly", "x"], "costly='x' is unknown"),
+        (["run", "ml1_reach", "--reward", "v3"], "reward='v3' is unknown: choose one of v2, v1"),
+        (["run", "ml1_reach", "--steps", "600"], "steps=600: must be at most 500"),
+        (["run", "ml1_reach", "--task-seed", "-1"], "task_seed=-1: must be 0 or more"),
+        (["run", "pearl", "--latent=-1"], "latent=-1: must be greater than 0"),
+        (["run", "layer_pool", "--counts", "4,4"], "counts=4,4: give the input, hidden and output"),
+        (["run", "layer_pool", "--rollout", "1"], "rollout=1: a minibatch of PPO must have"),
+        (["run", "weight_space", "--seed-steps", "1"], "seed_steps=1: a minibatch of PPO must"),
+        (["run", "update_rule", "--rows", "1", "--minibatches", "100"], "rows=1, steps=50, min"),
         (["run", "--resume", "nowhere"], "nowhere: not a run folder"),
         (["run", "--resume", "nowhere", "--seed", "3"], "leave out --seed"),
         (["run", "digits", "--resume", "nowhere"], "leave out NAME"),
@@ -145,6 +165,52 @@ def test_wrong_words_are_one_line_and_write_nothing(capsys, elsewhere, words, na
     assert err.startswith("metarl: ")
     assert named in err
     assert not list(elsewhere.iterdir())
+
+
+def noticed_late(config, run):
+    raise ValueError("size=7: must be even")
+
+
+def noticed_later(config, run):
+    run.stage("first").save(1, {})
+    run.log(1, {"x": 1.0})
+    run.save()
+    noticed_late(config, run)
+
+
+def test_what_only_the_run_notices_leaves_no_folder(capsys, elsewhere, monkeypatch) -> None:
+    """Also nothing in one that was there, and was empty; so the next try can have the same."""
+    experiment = EXPERIMENTS["teacher_student"]
+    late = dataclasses.replace(experiment, run=noticed_late)
+    monkeypatch.setitem(EXPERIMENTS, "teacher_student", late)
+    (elsewhere / "there").mkdir()
+    for out in ("new", "there"):
+        status, printed, err = metarl(capsys, "run", *SMALL, "--out", out)
+        assert (status, printed, err) == (2, "", "metarl: size=7: must be even\n")
+    assert [path.name for path in elsewhere.rglob("*")] == ["there"]
+    monkeypatch.setitem(EXPERIMENTS, "teacher_student", experiment)
+    assert metarl(capsys, "run", *SMALL, "--learning-rates", "1e-3", "--out", "there")[0] == 0
+
+
+def test_what_was_saved_stays(capsys, elsewhere, monkeypatch) -> None:
+    later = dataclasses.replace(EXPERIMENTS["teacher_student"], run=noticed_later)
+    monkeypatch.setitem(EXPERIMENTS, "teacher_student", later)
+    assert metarl(capsys, "run", *SMALL, "--out", "new")[0] == 2
+    assert Run.resume(elsewhere / "new", later.name, later.config("smoke", {
+        "steps": 4, "search_steps": 4, "hidden": 5})).stage("first").step == 1  # fmt: skip
+    late = dataclasses.replace(later, run=noticed_late)
+    monkeypatch.setitem(EXPERIMENTS, "teacher_student", late)
+    assert metarl(capsys, "run", "--resume", "new")[0] == 2
+    assert (elsewhere / "new" / "state.json").exists()
+
+
+def test_a_run_that_was_begun_before_is_not_removed(capsys, elsewhere, monkeypatch) -> None:
+    """Not even one that has saved nothing yet."""
+    late = dataclasses.replace(EXPERIMENTS["teacher_student"], run=noticed_late)
+    monkeypatch.setitem(EXPERIMENTS, "teacher_student", late)
+    Run.create(elsewhere / "old", late.name, late.config("smoke"), scale="smoke", seed=0)
+    assert metarl(capsys, "run", "--resume", "old")[0] == 2
+    assert (elsewhere / "old" / "config.json").exists()
 
 
 def test_an_out_that_cannot_be_written(capsys, elsewhere) -> None:

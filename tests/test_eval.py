@@ -12,7 +12,7 @@ from tiny_experiment import Config, half_way, run_tiny
 
 from metarl_lib import cli
 from metarl_lib.experiments import EXPERIMENTS
-from metarl_lib.runs import generator, read_json, stage_tensors
+from metarl_lib.runs import Run, generator, read_json, stage_tensors
 
 
 @pytest.fixture(autouse=True)
@@ -81,6 +81,22 @@ def test_trials_mean_trials_where_there_are_such(capsys, tmp_path, monkeypatch) 
     assert seen == [Both(test_trials=9)]
 
 
+@pytest.mark.parametrize(
+    ("name", "field"),
+    [("epg", "test_lives"), ("meta_gradient", "test_episodes"), ("pearl", "test_tasks")],
+)
+def test_trials_are_what_an_experiment_calls_them(
+    capsys, tmp_path, monkeypatch, name, field
+) -> None:
+    seen = []
+    watched = replace(EXPERIMENTS[name], evaluate=lambda config, *more: seen.append(config) or [])
+    monkeypatch.setitem(EXPERIMENTS, name, watched)
+    config = watched.config("smoke")
+    Run.create(tmp_path / "run", name, config, scale="smoke", seed=0).finish([])
+    assert metarl_eval(capsys, tmp_path / "run", "--trials", 9)[0] == 0
+    assert seen == [replace(config, **{field: 9})]
+
+
 def test_a_registered_experiment(capsys, tmp_path) -> None:
     """Its own results again, from its own checkpoint; it has no trials to set."""
     words = ["--learning_rates", "1e-3", "--hidden", "5", "--steps", "4", "--search_steps", "4"]
@@ -94,8 +110,8 @@ def test_a_registered_experiment(capsys, tmp_path) -> None:
     status, lines, err = metarl_eval(capsys, out, "--trials", 5)
     assert (status, lines) == (2, [])
     assert err == (
-        "metarl: --trials 5: teacher_student tests on no sampled tasks, so it has no field "
-        "test_trials or test_tasks\n"
+        "metarl: --trials 5: teacher_student has no number of test tasks to set, which is a field "
+        "test_trials or test_tasks or test_lives or test_episodes\n"
     )
 
 

@@ -14,6 +14,7 @@ from metarl_lib.algos.checkpoints import with_prefix
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.layer_pool import LayerPool
 from metarl_lib.experiments.base import Experiment, row
+from metarl_lib.experiments.errors import capped
 from metarl_lib.experiments.meta_training import last_logged, streams_of
 from metarl_lib.experiments.pool_baselines import Baseline, baseline_values, train_baseline
 from metarl_lib.experiments.pool_readings import (
@@ -164,7 +165,7 @@ def pool_rows(
     plan = plan_for(env, variant, router, tasks, stream)
     values = {variant: pool_values(env, tasks, plan) | routing_values(plan)}
     if POOLS[variant].options:
-        chosen = float(env.judge(tasks, plan).nan_to_num(nan=100.0).clamp_max(100.0).mean())
+        chosen = float(capped(env.judge(tasks, plan)).mean())
         values[variant] |= decided_values(plan) | {"mse_chosen": chosen}
         return values
     if POOLS[variant].routes == "learned" and variant.split("-k")[0] in ("routed", f"routed-{FEW}"):

@@ -16,6 +16,7 @@ from metarl_lib.algos.outer_loop import OuterLoop
 from metarl_lib.algos.reptile import JointTraining, Reptile
 from metarl_lib.datasets import SinusoidFamily, Tasks
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
+from metarl_lib.experiments.errors import CAP, capped, step_name
 from metarl_lib.experiments.training import trained_params
 from metarl_lib.experiments.training_loop import Rhythm, advance_to_end
 from metarl_lib.rules import Network
@@ -24,12 +25,6 @@ from metarl_lib.runs import Row, Run, Stage, generator
 
 NAME = "maml_sinusoid"
 RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
-
-CAP = 100.0
-"""The largest error of a task that counts: 8 times that of predicting 0 for the largest sinusoid.
-
-A few steps can diverge on a few tasks; one such error would be all that a mean says.
-"""
 
 
 class Variant(NamedTuple):
@@ -196,7 +191,7 @@ def measure(
     each = errors(learner, meta, tasks, config.test_steps)
     found: dict[str, Tensor | float] = {}
     for steps, error in enumerate(capped(each)):
-        name = f"mse_{steps}_step{'' if steps == 1 else 's'}"
+        name = step_name("mse", steps)
         found |= {name: error.mean(), f"{name}_median": error.median()}
     found["diverged"] = (capped(each) == CAP).any(0).float().mean()
     rates = learner.split(meta)[1]
@@ -211,11 +206,6 @@ def errors(learner: MetaLearner, meta: list[Tensor], tasks: Tasks, steps: int) -
         difference = learner.network(theta, tasks.held_out_x) - tasks.held_out_y
         found.append(difference.square().mean((1, 2)))
     return torch.stack(found)
-
-
-def capped(each: Tensor) -> Tensor:
-    """Errors of at most `CAP`, which is also what none at all counts as."""
-    return each.nan_to_num(nan=CAP).clamp_max(CAP)
 
 
 EXPERIMENT = Experiment(

@@ -12,7 +12,8 @@ from torch import Tensor
 from metarl_lib.algos import MAML, JointTraining, OuterLoop, Reptile
 from metarl_lib.algos.meta_learner import MetaLearner
 from metarl_lib.datasets import Family, Tasks
-from metarl_lib.experiments.pool_readings import CAP, STEPS, Values, accuracy_values, error_values
+from metarl_lib.experiments.errors import capped
+from metarl_lib.experiments.pool_readings import STEPS, Values, accuracy_values, error_values
 from metarl_lib.experiments.training_loop import Rhythm, advance_to_end
 from metarl_lib.rules import Network, cross_entropy, mse
 from metarl_lib.rules.network import Params
@@ -100,7 +101,7 @@ def tuned(baseline: Baseline, meta: Params, tasks: Tasks) -> float:
         theta = learner.adapt(meta, tasks.x, tasks.y, STEPS[-1])
         with torch.no_grad():
             found = learner.loss(learner.network(theta, tasks.held_out_x), tasks.held_out_y)
-        return float(found.mean(-1).nan_to_num(nan=CAP).clamp_max(CAP).mean())
+        return float(capped(found.mean(-1)).mean())
 
     return min(baseline.rates, key=loss)
 

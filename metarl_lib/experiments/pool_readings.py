@@ -13,14 +13,12 @@ from metarl_lib.algos import ActorCritic
 from metarl_lib.algos.actor_critic import draw
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.layer_pool import LayerPool
+from metarl_lib.experiments.errors import CAP, capped, step_name
 from metarl_lib.experiments.pool_training import plan_of, random_layers
 from metarl_lib.rules.pool import Plan, adapt, assemble, losses, outputs
 
 STEPS = (0, 1, 10)
 """Gradient steps on a test task after which it is looked at."""
-
-CAP = 100.0
-"""The largest error of a task that counts; see `maml_sinusoid`."""
 
 Values = dict[str, float]
 
@@ -76,16 +74,11 @@ def exhaust(env: LayerPool, tasks: Tasks) -> Exhaustive:
     )
 
 
-def step_name(metric: str, steps: int) -> str:
-    """`metric_1_step`, `metric_10_steps`."""
-    return f"{metric}_{steps}_step{'' if steps == 1 else 's'}"
-
-
 def error_values(errors: Callable[[int], Tensor], suffix: str = "") -> Values:
     """`mse_n_steps` of each n, the mean over tasks of errors cut off at `CAP`, and the median."""
     found = {}
     for steps in STEPS:
-        error = errors(steps).nan_to_num(nan=CAP).clamp_max(CAP)
+        error = capped(errors(steps))
         name = step_name("mse", steps)
         found[name + suffix] = float(error.mean())
         found[f"{name}_median{suffix}"] = float(error.median())

@@ -205,7 +205,7 @@ def as_coded(variant: str, config: Config, seed: int) -> Protocol:
         student = Network(widths, bias=True)
         return Protocol(
             lambda params, stream: sgd(student, params, x, y, cross_entropy),
-            torch_default_init(student, seed),
+            torch_default_init(student, generator(seed, "init")),
             1e-2,
             partial(_measure, student, cross_entropy, _splits(data)),
         )

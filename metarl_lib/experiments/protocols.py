@@ -14,7 +14,6 @@ from metarl_lib.experiments.training import Estimate
 from metarl_lib.rules import Network, node_perturbation, sgd, weight_perturbation
 from metarl_lib.rules.losses import Loss
 from metarl_lib.rules.network import Params
-from metarl_lib.runs import generator
 
 
 def corrected_estimate(
@@ -68,9 +67,8 @@ def mean_loss(network: Network, loss: Loss, split: Split, params: Sequence[Tenso
     return loss(network(params, split.x), split.y).mean(-1)
 
 
-def torch_default_init(network: Network, seed: int) -> Params:
+def torch_default_init(network: Network, stream: torch.Generator) -> Params:
     """Uniform on ±1/√R_l for weights and biases: what `torch.nn.Linear` starts from."""
-    stream = generator(seed, "init")
     params = []
     for shape in network.shapes:
         if len(shape) == 2:

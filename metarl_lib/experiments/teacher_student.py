@@ -193,7 +193,8 @@ def as_coded(variant: str, config: Config, seed: int) -> Protocol:
             halves = _log_losses(student, splits, params)
             return {name: value + math.log(2) for name, value in halves.items()}
 
-        return Protocol(mse_gradient, torch_default_init(student, seed), 1e-3, measure_mse)
+        initial = torch_default_init(student, generator(seed, "init"))
+        return Protocol(mse_gradient, initial, 1e-3, measure_mse)
 
     student = Network(widths)
     data = draw_data(config, tasks, "relu", test_output="linear")

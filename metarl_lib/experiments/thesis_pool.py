@@ -20,6 +20,7 @@ from metarl_lib.envs.adapters import SingleEnv
 from metarl_lib.envs.layer_pool_thesis import CarriedRows, ThesisLayerPool, ThesisTasks
 from metarl_lib.experiments.base import row
 from metarl_lib.experiments.learners import learn_finite, seed_of
+from metarl_lib.experiments.protocols import torch_default_init
 from metarl_lib.rules.adam import adam
 from metarl_lib.rules.network import Params
 from metarl_lib.rules.pool import Pool
@@ -213,7 +214,8 @@ def finished_networks(visits: Visits, rate: float, shots: tuple[int, ...]) -> di
     env = ThesisLayerPool(**visits.common)
 
     def drawn(task: int) -> Params:
-        return scratch(env, generator(visits.seed, "evaluation", 200 + task))
+        stream = generator(visits.seed, "evaluation", 200 + task)
+        return [p.unsqueeze(0) for p in torch_default_init(env.network, stream)]
 
     return found | network_values("thesis-scratch", env, drawn, visits.seed, rate, shots)
 
@@ -264,16 +266,6 @@ class Builder:
             return torch.randint(self.env.num_layers, (1,)), memory
         action, memory = self.policy.predict(seen.numpy(), memory, np.array([t == 0]))
         return torch.as_tensor(action), memory
-
-
-def scratch(env: ThesisLayerPool, stream: torch.Generator) -> Params:
-    """A network with five layers as PyTorch draws them, `[1, …]` each."""
-    params: Params = []
-    for shape in env.network.shapes:
-        fan_in = shape[-1] if len(shape) == 2 else params[-1].shape[-1]
-        bound = 1 / math.sqrt(fan_in)
-        params.append(bound * (2 * torch.rand(1, *shape, generator=stream) - 1))
-    return params
 
 
 def adam_curve(env: ThesisLayerPool, task: int, params: Params, rate: float) -> Tensor:

@@ -8,12 +8,12 @@ from streams import stream
 
 from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool
 from metarl_lib.experiments import thesis_pool
+from metarl_lib.experiments.protocols import torch_default_init
 from metarl_lib.experiments.thesis_pool import (
     TASKS,
     Builder,
     Visits,
     few_shots,
-    scratch,
     thesis_rows,
     train_thesis,
 )
@@ -110,7 +110,7 @@ def test_without_the_leak_networks_are_made_of_the_pool_as_it_is() -> None:
 
 def test_few_points_are_learned_from_and_all_judge() -> None:
     env = ThesisLayerPool(inner_steps=1)
-    params = scratch(env, stream(1))
+    params = [p.unsqueeze(0) for p in torch_default_init(env.network, stream(1))]
     found = few_shots(env, 3, params, 0.01, 5, stream(2))
     chosen = torch.randperm(100, generator=stream(2))[:5]
     for steps, name in ((0, "mse_0_steps"), (1, "mse_1_step"), (10, "mse_10_steps")):

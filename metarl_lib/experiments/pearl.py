@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metarl_lib.algos import ActorCritic, PEARLAgent, PEARLSettings, Settings
 from metarl_lib.algos.pearl_agent import Lesson, Lived, live
 from metarl_lib.cores import GRU
-from metarl_lib.envs.base import Step
+from metarl_lib.envs.base import BoundedEnv, Step
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
@@ -249,7 +249,7 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
         for way in ("mean", "prior"):
             episodes = lives(config, seed, agent, variant, way=way)
             values |= _at_each(config, episodes, f"_{way}")
-        beliefs = adapt(config, seed, agent, variant).beliefs
+        beliefs = adapt(env_of(config, variant), config, seed, agent).beliefs
         values |= at_each("std", beliefs.variance.sqrt().mean(-1))
     if VARIANTS[variant].kind != "gru":
         settings = settings_of(config, variant)
@@ -259,10 +259,9 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
 
 
 def adapt(
-    config: Config, seed: int, agent: PEARLAgent, variant: str, *, way: str = "posterior"
+    env: BoundedEnv, config: Any, seed: int, agent: PEARLAgent, *, way: str = "posterior"
 ) -> Lived:
-    """The episodes of an agent with a belief, with the goals of the test."""
-    env = env_of(config, variant)
+    """The episodes of an agent with a belief, with the tasks of a configuration's test."""
     tasks = env.sample_tasks(config.test_tasks, generator(seed, "evaluation"), "test")
     streams = generator(seed, "evaluation", 1), generator(seed, "evaluation", 2)
     return live(
@@ -274,7 +273,7 @@ def adapt(
 def lives(config: Config, seed: int, agent: Any, variant: str, **options: Any) -> Episodes:
     """The episodes of any agent with these goals."""
     if VARIANTS[variant].kind != "gru":
-        lived = adapt(config, seed, agent, variant, **options)
+        lived = adapt(env_of(config, variant), config, seed, agent, **options)
         return Episodes(lived.rewards, lived.info["distance"])
     env = Trial(robot(config, VARIANTS[variant].sparse), config.test_episodes)
     tasks = env.sample_tasks(config.test_tasks, generator(seed, "evaluation"), "test")

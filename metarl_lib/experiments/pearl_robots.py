@@ -10,13 +10,13 @@ from typing import Any
 from torch import Tensor
 
 from metarl_lib.algos import PEARLAgent, PEARLSettings
-from metarl_lib.algos.pearl_agent import Lived, live
 from metarl_lib.envs.locomotion import AntDir, CheetahVel, Robot
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
 from metarl_lib.experiments.meta_agents import parameters_of
 from metarl_lib.experiments.meta_training import last_logged, load_agent, make_model
+from metarl_lib.experiments.pearl import adapt
 from metarl_lib.experiments.pearl_training import at_each, train_pearl
-from metarl_lib.runs import Row, Run, generator
+from metarl_lib.runs import Row, Run
 
 VARIANT = "pearl"
 
@@ -86,7 +86,7 @@ def run(make: RobotOf, config: Config, run: Run) -> list[Row]:
 def evaluate(make: RobotOf, config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
     """The returns of the published agent."""
     agent = load_agent(make_agent(make, config), tensors, VARIANT)
-    returns = at_each("return", adapt(make, config, seed, agent).returns)
+    returns = at_each("return", adapt(make(config.steps), config, seed, agent).returns)
     return [row(VARIANT, metric, value, 1) for metric, value in returns.items()]
 
 
@@ -99,22 +99,9 @@ def test(make: RobotOf, config: Config, seed: int, agent: PEARLAgent, steps: int
     values = {"gradient_steps": float(config.iterations * config.gradient_steps)}
     values["parameters"] = float(parameters_of(agent))
     for way, suffix in (("posterior", ""), ("mean", "_mean"), ("prior", "_prior")):
-        lived = adapt(make, config, seed, agent, way=way)
+        lived = adapt(make(config.steps), config, seed, agent, way=way)
         values |= at_each(f"return{suffix}", lived.returns)
     return [row(VARIANT, metric, value, steps) for metric, value in values.items()]
-
-
-def adapt(
-    make: RobotOf, config: Config, seed: int, agent: PEARLAgent, *, way: str = "posterior"
-) -> Lived:
-    """The episodes with the tasks of the test."""
-    env = make(config.steps)
-    tasks = env.sample_tasks(config.test_tasks, generator(seed, "evaluation"), "test")
-    streams = generator(seed, "evaluation", 1), generator(seed, "evaluation", 2)
-    return live(
-        env, agent, tasks, config.test_episodes, *streams, context=config.context, greedy=True,
-        way=way,
-    )  # fmt: skip
 
 
 def robot_experiment(make: RobotOf, **about: Any) -> Experiment:

@@ -10,6 +10,7 @@ pytest.importorskip(
 )
 
 from metarl_lib.experiments import pearl_robots
+from metarl_lib.experiments.pearl import adapt
 from metarl_lib.experiments.pearl_robots import ANT_DIR, CHEETAH_VEL
 
 SMALL = pearl_robots.PRESETS["smoke"]
@@ -38,7 +39,7 @@ def test_the_tasks_of_the_robots() -> None:
 def test_returns_are_sums_of_rewards() -> None:
     make = CHEETAH_VEL.run.args[0]
     agent = pearl_robots.make_agent(make, SMALL, 1)
-    lived = pearl_robots.adapt(make, SMALL, 1, agent)
+    lived = adapt(make(SMALL.steps), SMALL, 1, agent)
     torch.testing.assert_close(lived.returns, lived.steps.shown.sum(-1))
     assert lived.real.all()
     assert not lived.steps.terminal.any(), "the clock ends an episode, not the task"

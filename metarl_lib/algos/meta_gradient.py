@@ -32,6 +32,7 @@ from metarl_lib.algos.meta_trace import (
     zero_trace,
 )
 from metarl_lib.algos.ppo import Streams
+from metarl_lib.cores.base import some_reset
 from metarl_lib.envs.base import BatchedEnv, where_rows
 
 SQUARE = "square."
@@ -260,7 +261,7 @@ class MetaGradient:
             self.observation, ended = step.observation, step.terminated | step.truncated
             steps.append((seen, step.observation, action, step.reward, step.terminated, ended))
             self.returns += step.reward
-            if not ended.is_cpu or bool(ended.any()):
+            if some_reset(ended):
                 finished += torch.stack([(self.returns * ended).sum(), ended.sum()])
                 self.returns = self.returns.masked_fill(ended, 0.0)
                 fresh = self._fresh()

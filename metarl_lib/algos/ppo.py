@@ -32,7 +32,7 @@ from metarl_lib.algos.options import (
     check_whole,
     option,
 )
-from metarl_lib.cores.base import State, where_reset
+from metarl_lib.cores.base import State, some_reset, where_reset
 from metarl_lib.envs.base import BatchedEnv, where_rows
 
 OPTIMISERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
@@ -180,7 +180,7 @@ class PPO:
                 )
             self.observation, ended = step.observation, step.terminated | step.truncated
             last = torch.zeros_like(values)
-            if s.bootstrap and _may(step.truncated):
+            if s.bootstrap and some_reset(step.truncated):
                 cut_off = model.step(self.observation, self.memory).values
                 last = torch.where(step.truncated & ~step.terminated, cut_off, last)
             steps.append(
@@ -208,7 +208,7 @@ class PPO:
     def _restart(self, ended: Tensor, finished: Tensor) -> None:
         """Start new trials in the rows that ended, and add up their returns."""
         self.begins = ended
-        if not _may(ended):
+        if not some_reset(ended):
             return
         finished += torch.stack([(self.returns * ended).sum(), ended.sum()])
         self.returns = self.returns.masked_fill(ended, 0.0)
@@ -292,8 +292,3 @@ class PPO:
 
     def _rows(self) -> tuple[Any, ...]:
         return self.env_state, self.observation, self.begins, self.returns, self.memory
-
-
-def _may(flags: Tensor) -> bool:
-    """Whether any is set; on an accelerator always yes, rather than wait for the answer."""
-    return flags.device.type != "cpu" or bool(flags.any())

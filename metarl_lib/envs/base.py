@@ -113,6 +113,14 @@ def where_rows(rows: Bool[Tensor, " B"], new: Any, old: Any) -> Any:
     return map_tree(choose, new, old)
 
 
+def some_true(flags: Bool[Tensor, "..."]) -> bool:
+    """Whether a flag is true, or may be.
+
+    On the CPU a look is cheaper than work that nobody needs; elsewhere it would wait.
+    """
+    return not flags.is_cpu or bool(flags.any())
+
+
 def one_hot(choice: Integer[Tensor, " B"], count: int) -> Float[Tensor, "B count"]:
     """1 in the column that was chosen, else 0; `F.one_hot` would look at the numbers."""
     return (choice.unsqueeze(-1) == torch.arange(count, device=choice.device)).float()

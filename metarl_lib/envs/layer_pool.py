@@ -18,7 +18,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from metarl_lib.datasets import Family, NWayFamily, SinusoidFamily, Tasks
-from metarl_lib.envs.base import Step, check_discrete, one_hot
+from metarl_lib.envs.base import Step, check_discrete, one_hot, some_true
 from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool
 from metarl_lib.envs.option_checks import check_positive, check_whole
 from metarl_lib.envs.weight_checks import check_choice
@@ -209,7 +209,7 @@ class LayerPool:
         state = PoolState(state.tasks, choices, after.clamp_max(last + 1))
         loss = torch.zeros_like(state.tasks.x[:, 0, 0])
         reward = loss
-        if not ended.is_cpu or bool(ended.any()):
+        if some_true(ended):
             plan = self.plan(state)
             judged = self.judge(state.tasks, plan)
             loss = torch.where(ended, judged, loss)

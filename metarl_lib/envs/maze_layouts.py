@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from metarl_lib.envs.base import some_true
+
 LEAST_OPEN, MOST_OPEN = 42 / 64, 53 / 64
 """Share of the cells that is open: that of the emptiest and the fullest maze that is drawn in
 Chalvidal, Serre & VanRullen (2022), figure 4a, with 42, 45, 45 and 53 of 64 cells open."""
@@ -37,7 +39,7 @@ def layouts(batch: int, size: int, generator: torch.Generator) -> Bool[Tensor, "
     inside.copy_(1 - closed.view_as(inside))
     for _ in range(cells):
         frontier = (touching(opened) == 1) & (inside == 0)
-        if frontier.is_cpu and not bool(frontier.any()):
+        if not some_true(frontier):
             break
         cost = weight.masked_fill(~frontier, 2.0).flatten(1)
         chosen = cost.argmin(1, keepdim=True)
@@ -49,7 +51,7 @@ def layouts(batch: int, size: int, generator: torch.Generator) -> Bool[Tensor, "
     wanted = low + (share * (high - low + 1)).long().clamp(max=high - low)
     for _ in range(size):  # nearly always once: seldom there is too little that touches the tree
         needed = wanted - inside.sum((1, 2)).long()
-        if needed.is_cpu and not bool((needed > 0).any()):
+        if not some_true(needed > 0):
             break
         touches = ((touching(opened) > 0) & (inside == 0)).flatten(1)
         rank = order.masked_fill(~touches, 2.0).argsort(1).argsort(1)

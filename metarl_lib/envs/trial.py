@@ -12,7 +12,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl_lib.envs.base import BoundedEnv, Step, one_hot, where_rows
+from metarl_lib.envs.base import BoundedEnv, Step, one_hot, some_true, where_rows
 from metarl_lib.envs.option_checks import check_whole
 
 
@@ -84,7 +84,7 @@ class Trial:
         done = step.terminated | step.truncated
         last = state.episode >= self.episodes - 1
         again = done & ~last
-        if self.episodes > 1 and _some(again):
+        if self.episodes > 1 and some_true(again):
             fresh = self.env.reset(state.tasks, generator)
             inner, seen = where_rows(again, fresh, (inner, seen))
         reward = step.reward if self.reward_input else torch.zeros_like(step.reward)
@@ -101,14 +101,6 @@ class Trial:
         if isinstance(self.action_space, spaces.Discrete):
             return one_hot(action, int(self.action_space.n))
         return action.flatten(1)
-
-
-def _some(rows: Tensor) -> bool:
-    """Whether a row is true, or may be.
-
-    On the CPU a look is cheaper than a reset; elsewhere it would wait for the device.
-    """
-    return not rows.is_cpu or bool(rows.any())
 
 
 def _with_memory_inputs(seen: spaces.Space, action: spaces.Space) -> spaces.Box:

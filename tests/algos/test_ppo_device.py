@@ -30,7 +30,7 @@ class NoWaiting(TorchDispatchMode):
 @pytest.fixture
 def _as_on_an_accelerator(monkeypatch):
     """On the CPU a look at a flag costs nothing, elsewhere it is left out: as there."""
-    monkeypatch.setattr(ppo, "_may", lambda flags: True)
+    monkeypatch.setattr(ppo, "some_reset", lambda flags: True)
     monkeypatch.setattr(base, "some_reset", lambda flags: True)
 
 

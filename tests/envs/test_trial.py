@@ -207,7 +207,7 @@ def test_off_the_cpu_the_same_is_done_without_a_look(monkeypatch) -> None:
         return seen
 
     looked = run()
-    monkeypatch.setattr("metarl_lib.envs.trial._some", lambda rows: True)
+    monkeypatch.setattr("metarl_lib.envs.trial.some_true", lambda flags: True)
     assert all(map(torch.equal, looked, run()))
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from metarl_lib.datasets.families import Tasks
 from metarl_lib.rules.losses import Loss
-from metarl_lib.rules.pool import Plan, Pool, adapt, assemble, like, losses
+from metarl_lib.rules.network import like
+from metarl_lib.rules.pool import Plan, Pool, adapt, assemble, losses
 
 WAYS = ("maml", "first-order", "reptile")
 

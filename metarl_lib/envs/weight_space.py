@@ -45,14 +45,13 @@ from metarl_lib.envs.weight_state import (
     State,
     global_numbers,
     layer_statistics,
-    like,
     next_momentum,
     rms,
     unit_signals,
 )
 from metarl_lib.rules import Network, cross_entropy, half_mse
 from metarl_lib.rules.losses import Loss
-from metarl_lib.rules.network import Params
+from metarl_lib.rules.network import Params, like
 
 MODES = ("set", "delta", "rule", "synapse")
 OBSERVATIONS = ("weights", "statistics")

@@ -10,7 +10,7 @@ from torch import Tensor
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.signals import Signals
 from metarl_lib.rules import Network
-from metarl_lib.rules.network import Params
+from metarl_lib.rules.network import Params, like
 
 SIGNALS = ("drive", "momentum", "hebb", "decay")
 STATISTICS = ("active share", "log activity", "log weights", "log momentum", "agreement")
@@ -98,8 +98,3 @@ def unit_signals(state: State, momentum: Params, index: int, layer: int) -> dict
 def rms(values: Tensor) -> Tensor:
     """Root mean square over all but the first dimension, `[B]`."""
     return values.flatten(1).square().mean(-1).sqrt()
-
-
-def like(values: Tensor, tensor: Tensor) -> Tensor:
-    """`[B]` values with as many dimensions as a tensor `[B, …]`."""
-    return values.reshape(-1, *(1,) * (tensor.ndim - 1))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from metarl_lib.rules.checks import check_params, check_widths, look_up
@@ -169,3 +169,8 @@ class Network:
     ) -> Float[Tensor, "*out N R_L"]:
         """X_L, the network's outputs."""
         return self.trace(params, x).output
+
+
+def like(per_row: Shaped[Tensor, " B"], other: Tensor) -> Tensor:
+    """A number for each row, in a shape that goes with other tensors of the rows."""
+    return per_row.reshape(-1, *(1,) * (other.ndim - 1))

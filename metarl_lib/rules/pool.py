@@ -13,7 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from metarl_lib.rules.losses import Loss
-from metarl_lib.rules.network import Params
+from metarl_lib.rules.network import Params, like
 
 
 class Pool(NamedTuple):
@@ -188,11 +188,6 @@ def adapt(
             rate = torch.where(step < plan.steps, plan.rate, 0.0)
             params = [p - like(rate, p) * g for p, g in zip(theta, slopes, strict=True)]
     return params if graph else [p.detach() for p in params]
-
-
-def like(per_row: Shaped[Tensor, " B"], other: Tensor) -> Tensor:
-    """A number for each row, in a shape that goes with other tensors of the rows."""
-    return per_row.reshape(-1, *(1,) * (other.ndim - 1))
 
 
 def _affine(params: Params, place: int, x: Tensor) -> Tensor:

@@ -9,8 +9,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl_lib.datasets.split import check_split
-from metarl_lib.envs.base import Step, check_discrete
+from metarl_lib.envs.base import OneTask, RowTasks, Step, check_discrete
 from metarl_lib.envs.option_checks import check_whole
 
 MAX_STEPS = 27_000
@@ -46,19 +45,13 @@ def check_game(game: str) -> None:
         )
 
 
-class AtariTasks(NamedTuple):
-    """There is one task; `row` numbers the rows, `[B]`."""
-
-    row: Tensor
-
-
 class AtariState(NamedTuple):
     """The frames that each row sees, `[B, I]`; the rest is in the emulators."""
 
     seen: Tensor
 
 
-class Atari:
+class Atari(OneTask):
     """A game of the Arcade Learning Environment (Bellemare et al. 2013) on B rows.
 
     What is seen is the last four frames in grey, scaled down to `pixels` × `pixels` and to
@@ -96,14 +89,7 @@ class Atari:
         """Steps after which an episode is cut off."""
         return MAX_STEPS
 
-    def sample_tasks(
-        self, batch: int, generator: torch.Generator, split: str = "train"
-    ) -> AtariTasks:
-        """The one task, for every row; nothing is drawn."""
-        check_split(split)
-        return AtariTasks(torch.arange(batch))
-
-    def reset(self, tasks: AtariTasks, generator: torch.Generator) -> tuple[AtariState, Tensor]:
+    def reset(self, tasks: RowTasks, generator: torch.Generator) -> tuple[AtariState, Tensor]:
         """Start the emulators, or say what is seen of the running ones."""
         if self._running is None:
             self._running = self._emulators(len(tasks.row))

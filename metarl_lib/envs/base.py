@@ -16,6 +16,8 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
+from metarl_lib.datasets.split import check_split
+
 
 class NotFiniteError(ValueError):
     """An action holds NaN or infinite values, as those of a policy that diverged do."""
@@ -76,6 +78,23 @@ class DrawnEnv(BatchedEnv, Protocol):
 
     def render(self, state: Any, row: int = 0) -> np.ndarray:
         """One row as a picture, `[height, width, 3]`, whole numbers from 0 to 255."""
+
+
+class RowTasks(NamedTuple):
+    """There is one task; `row` numbers the rows, `[B]`."""
+
+    row: Tensor
+
+
+class OneTask:
+    """What environments with one task have in common."""
+
+    def sample_tasks(
+        self, batch: int, generator: torch.Generator, split: str = "train"
+    ) -> RowTasks:
+        """The one task, for every row; nothing is drawn."""
+        check_split(split)
+        return RowTasks(torch.arange(batch, device=generator.device))
 
 
 def map_tree(function: Callable[..., Tensor], *trees: Any) -> Any:

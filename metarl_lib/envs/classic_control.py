@@ -10,15 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl_lib.datasets.split import check_split
-from metarl_lib.envs.base import Step, check_discrete
+from metarl_lib.envs.base import OneTask, RowTasks, Step, check_discrete
 from metarl_lib.envs.option_checks import check_whole
-
-
-class ControlTasks(NamedTuple):
-    """There is one task; `row` numbers the rows, `[B]`."""
-
-    row: Tensor
 
 
 class ControlState(NamedTuple):
@@ -28,7 +21,7 @@ class ControlState(NamedTuple):
     time: Tensor
 
 
-class _Control:
+class _Control(OneTask):
     """What the two have in common: the start, the limit of time, and one task."""
 
     spread: float
@@ -42,14 +35,7 @@ class _Control:
         """Steps after which an episode is cut off."""
         return self.steps
 
-    def sample_tasks(
-        self, batch: int, generator: torch.Generator, split: str = "train"
-    ) -> ControlTasks:
-        """The one task, for every row; nothing is drawn."""
-        check_split(split)
-        return ControlTasks(torch.arange(batch, device=generator.device))
-
-    def reset(self, tasks: ControlTasks, generator: torch.Generator) -> tuple[ControlState, Tensor]:
+    def reset(self, tasks: RowTasks, generator: torch.Generator) -> tuple[ControlState, Tensor]:
         """Draw where it starts, near rest."""
         size, device = (len(tasks.row), 4), generator.device
         u = torch.rand(size, generator=generator, dtype=torch.float64, device=device)

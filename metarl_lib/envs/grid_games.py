@@ -9,15 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl_lib.datasets.split import check_split
-from metarl_lib.envs.base import Step, check_discrete, one_hot
+from metarl_lib.envs.base import OneTask, RowTasks, Step, check_discrete, one_hot
 from metarl_lib.envs.option_checks import check_probability, check_whole
-
-
-class GameTasks(NamedTuple):
-    """There is one task; `row` numbers the rows, `[B]`."""
-
-    row: Tensor
 
 
 class CatchState(NamedTuple):
@@ -37,7 +30,7 @@ class DodgeState(NamedTuple):
     time: Tensor
 
 
-class _Game:
+class _Game(OneTask):
     """What the two have in common: a board, a player in its bottom row, one task."""
 
     def __init__(self, width: int, height: int, steps: int) -> None:
@@ -51,13 +44,6 @@ class _Game:
     def max_steps(self) -> int:
         """Steps after which an episode is cut off."""
         return self.steps
-
-    def sample_tasks(
-        self, batch: int, generator: torch.Generator, split: str = "train"
-    ) -> GameTasks:
-        """The one task, for every row; nothing is drawn."""
-        check_split(split)
-        return GameTasks(torch.arange(batch, device=generator.device))
 
     def _moved(self, player: Tensor, action: Tensor) -> Tensor:
         """Actions are 0, to the left; 1, stay; 2, to the right; walls stop the player."""
@@ -96,7 +82,7 @@ class Catch(_Game):
         check_probability("drift", drift)
         self.drift = drift
 
-    def reset(self, tasks: GameTasks, generator: torch.Generator) -> tuple[CatchState, Tensor]:
+    def reset(self, tasks: RowTasks, generator: torch.Generator) -> tuple[CatchState, Tensor]:
         """Draw where the player and the first fruit are."""
         zero = torch.zeros_like(tasks.row)
         player = self._column(zero, generator)
@@ -152,7 +138,7 @@ class Dodge(_Game):
         check_probability("density", density)
         self.density = density
 
-    def reset(self, tasks: GameTasks, generator: torch.Generator) -> tuple[DodgeState, Tensor]:
+    def reset(self, tasks: RowTasks, generator: torch.Generator) -> tuple[DodgeState, Tensor]:
         """An empty board; draw where the player stands."""
         player = self._column(tasks.row, generator)
         rocks = torch.zeros(len(player), self.height, self.width, device=player.device)

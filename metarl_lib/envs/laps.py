@@ -10,15 +10,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from metarl_lib.datasets.split import check_split
-from metarl_lib.envs.base import Step, check_discrete, one_hot
+from metarl_lib.envs.base import OneTask, RowTasks, Step, check_discrete, one_hot
 from metarl_lib.envs.option_checks import check_whole
-
-
-class LapsTasks(NamedTuple):
-    """There is one task; `row` numbers the rows, `[B]`."""
-
-    row: Tensor
 
 
 class LapsState(NamedTuple):
@@ -28,7 +21,7 @@ class LapsState(NamedTuple):
     time: Tensor
 
 
-class Laps:
+class Laps(OneTask):
     """The batched environment behind `metarl/Laps-v0`: a decision process that changes.
 
     An agent walks round a ring of n places, one a step. In each place one of two actions is
@@ -76,14 +69,7 @@ class Laps:
         stream = torch.Generator().manual_seed(self.seed)
         return torch.randint(2, (self.phases, self.places), generator=stream)
 
-    def sample_tasks(
-        self, batch: int, generator: torch.Generator, split: str = "train"
-    ) -> LapsTasks:
-        """The one task, for every row; nothing is drawn."""
-        check_split(split)
-        return LapsTasks(torch.arange(batch, device=generator.device))
-
-    def reset(self, tasks: LapsTasks, generator: torch.Generator) -> tuple[LapsState, Tensor]:
+    def reset(self, tasks: RowTasks, generator: torch.Generator) -> tuple[LapsState, Tensor]:
         """Start a life in the first place; nothing is drawn."""
         zero = torch.zeros_like(tasks.row)
         state = LapsState(zero, zero)

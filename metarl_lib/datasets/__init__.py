@@ -4,7 +4,6 @@ from metarl_lib.datasets.digits import Digits, digits, load_images
 from metarl_lib.datasets.families import (
     DigitsFamily,
     Family,
-    SinusoidFamily,
     Tasks,
     TeacherFamily,
 )
@@ -12,6 +11,7 @@ from metarl_lib.datasets.n_way import NWayFamily
 from metarl_lib.datasets.sinusoids import sinusoid_samples, sinusoid_tasks
 from metarl_lib.datasets.split import Split
 from metarl_lib.datasets.teacher_student import TeacherStudent, teacher_student
+from metarl_lib.datasets.waves import SinusoidFamily
 
 __all__ = [
     "Digits",

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from metarl_lib.datasets.digits import NUM_CLASSES, digits, load_images
-from metarl_lib.datasets.sinusoids import sinusoid_samples, sinusoid_tasks
 from metarl_lib.datasets.split import check_count, check_split
 
 NUM_SHIPPED, NUM_PIXELS = 5_000, 784
@@ -127,28 +126,6 @@ class TeacherFamily:
             return x, y + noise * randn(batch, count, self.outputs)
 
         return Tasks(*samples(self.num_train), *samples(self.num_held_out))
-
-
-@dataclass(frozen=True)
-class SinusoidFamily:
-    """Sinusoids y = a sin(x + p); see `sinusoids.sinusoid_tasks`."""
-
-    num_train: int = 64
-    num_held_out: int = 64
-    inputs: ClassVar[int] = 1
-    outputs: ClassVar[int] = 1
-    kind: ClassVar[str] = "regression"
-
-    def __post_init__(self) -> None:
-        for name in ("num_train", "num_held_out"):
-            check_count(name, getattr(self, name))
-
-    def sample(self, batch: int, generator: torch.Generator, split: str = "train") -> Tasks:
-        """Draw amplitudes and phases, then samples of each."""
-        check_split(split)
-        a, p = sinusoid_tasks(batch, generator=generator, split=split)
-        train = sinusoid_samples(a, p, self.num_train, generator=generator)
-        return Tasks(*train, *sinusoid_samples(a, p, self.num_held_out, generator=generator))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -41,10 +42,18 @@ def sinusoid_tasks(
 
 
 def sinusoid_samples(
-    a: Tensor, p: Tensor, samples: int, *, generator: torch.Generator
+    a: Tensor,
+    p: Tensor,
+    samples: int,
+    *,
+    generator: torch.Generator,
+    wave: Callable[[Tensor], Tensor] = torch.sin,
 ) -> tuple[Tensor, Tensor]:
-    """Samples of each task: x ~ U[−5, 5] and y = a sin(x + p), `[B, samples, 1]` each."""
+    """Samples of each task: x ~ U[−5, 5] and y = a w(x + p), `[B, samples, 1]` each.
+
+    The `wave` w is a sine, or another function of period 2π.
+    """
     low, high = INPUTS
     u = torch.rand(len(a), samples, 1, generator=generator, device=generator.device)
     x = low + (high - low) * u
-    return x, a[:, None, None] * torch.sin(x + p[:, None, None])
+    return x, a[:, None, None] * wave(x + p[:, None, None])

@@ -1,17 +1,17 @@
-"""Waves with the amplitudes and phases of the sinusoids, and other shapes."""
+"""Families of sinusoids, and of waves with their amplitudes and phases and other shapes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from metarl_lib.datasets.families import Tasks
-from metarl_lib.datasets.sinusoids import INPUTS, sinusoid_tasks
+from metarl_lib.datasets.sinusoids import sinusoid_samples, sinusoid_tasks
 from metarl_lib.datasets.split import check_count, check_split
 
 SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -51,11 +51,17 @@ class WaveFamily:
         """Draw amplitudes and phases, then samples of each."""
         check_split(split)
         a, p = sinusoid_tasks(batch, generator=generator, split=split)
-        (low, high), wave = INPUTS, SHAPES[self.shape]
+        train, held_out = (
+            sinusoid_samples(a, p, count, generator=generator, wave=SHAPES[self.shape])
+            for count in (self.num_train, self.num_held_out)
+        )
+        return Tasks(*train, *held_out)
 
-        def samples(count: int) -> tuple[Tensor, Tensor]:
-            u = torch.rand(batch, count, 1, generator=generator, device=generator.device)
-            x = low + (high - low) * u
-            return x, a[:, None, None] * wave(x + p[:, None, None])
 
-        return Tasks(*samples(self.num_train), *samples(self.num_held_out))
+@dataclass(frozen=True)
+class SinusoidFamily(WaveFamily):
+    """Sinusoids y = a sin(x + p); see `sinusoids.sinusoid_tasks`."""
+
+    shape: str = field(default="sine", init=False, repr=False)
+    num_train: int = 64
+    num_held_out: int = 64

@@ -13,7 +13,7 @@ from metarl_lib.algos.meta_trace import ReturnParameters
 from metarl_lib.envs.base import one_hot
 from metarl_lib.envs.chain import Chain
 from metarl_lib.experiments.base import row
-from metarl_lib.oracles.chains import ChainProblem, best, resting_point
+from metarl_lib.oracles.chains import ChainProblem, best, pair, resting_point
 from metarl_lib.runs import Row, Stage, generator
 
 START = 0.5
@@ -54,11 +54,6 @@ def problem_of(setup: Setup) -> ChainProblem:
     """The chain as the oracle knows it."""
     means, noise = (part.double() for part in setup.env.rewards())
     return ChainProblem(setup.env.features().double(), means, noise, setup.rate)
-
-
-def oracle_name(setup: Setup) -> str:
-    """What the oracle calls that which is learned."""
-    return "gamma" if setup.learned == "discount" else "lambda"
 
 
 def make_learner(setup: Setup, learner: Learner, learners: int) -> MetaTD:
@@ -139,17 +134,17 @@ def oracle_rows(config: Any, learned: list[Row]) -> list[Row]:
     had = {(r["variant"], r["metric"]): r["value"] for r in learned}
     for chain in config.chains:
         setup = CHAINS[chain]
-        problem, what = problem_of(setup), oracle_name(setup)
+        problem = problem_of(setup)
         for name in config.chain_variants:
             learner = LEARNERS[name]
             rest = resting_point(
-                problem, what, learner.decay, learner.outer, START, config.oracle_steps
+                problem, setup.learned, learner.decay, learner.outer, START, config.oracle_steps
             )
             rows += _rows(config, chain, f"{name}-rest", rest)
             own = [had[f"{chain}-{name}", f"eta_{i + 2}"] for i in range(len(rest))]
             distance = (torch.tensor(own).double() - rest).abs().max()
             rows.append(row(f"{chain}-{name}", "from_rest", distance, config.chain_episodes))
-        rows += _rows(config, chain, "best", best(problem, what)[0])
+        rows += _rows(config, chain, "best", best(problem, setup.learned)[0])
         grid = torch.linspace(0, 1, 101, dtype=torch.float64)
         tries = [u.expand(setup.env.states - 1) for u in grid]
         rows += _rows(config, chain, "uniform", min(tries, key=lambda t: _error(setup, t)))
@@ -166,6 +161,4 @@ def _rows(config: Any, chain: str, name: str, found: Tensor) -> list[Row]:
 
 
 def _error(setup: Setup, found: Tensor) -> float:
-    one = torch.ones_like(found)
-    pair = (found, one) if setup.learned == "discount" else (one, found)
-    return float(problem_of(setup).error(*pair))
+    return float(problem_of(setup).error(*pair(found, setup.learned)))

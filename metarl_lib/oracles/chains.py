@@ -137,10 +137,10 @@ def _summed(m: Tensor, c: Tensor) -> Tensor:
     return torch.linalg.solve(lyapunov, c.reshape(-1)).reshape(size, size)
 
 
-LEARNED = ("gamma", "lambda")
+LEARNED = ("discount", "lambda")
 
 
-def best(problem: ChainProblem, learned: str = "gamma") -> tuple[Tensor, float]:
+def best(problem: ChainProblem, learned: str = "discount") -> tuple[Tensor, float]:
     """The γ (with λ = 1) or the λ (with γ = 1) of each state but the first of least `error`.
 
     Returns:
@@ -150,7 +150,7 @@ def best(problem: ChainProblem, learned: str = "gamma") -> tuple[Tensor, float]:
 
     def loss(numbers: np.ndarray) -> tuple[float, np.ndarray]:
         x = torch.from_numpy(numbers).requires_grad_()
-        value = problem.error(*_pair(x, learned))
+        value = problem.error(*pair(x, learned))
         (slope,) = torch.autograd.grad(value, x)
         return float(value.detach()), slope.numpy()
 
@@ -166,7 +166,7 @@ def best(problem: ChainProblem, learned: str = "gamma") -> tuple[Tensor, float]:
 
 def resting_point(
     problem: ChainProblem,
-    learned: str = "gamma",
+    learned: str = "discount",
     decay: float | None = 0.0,
     outer: str = "full",
     start: Sequence[float] | float = 0.5,
@@ -184,15 +184,16 @@ def resting_point(
     optimiser = torch.optim.Adam([x], betas=(0.9, 0.99))
     for step in range(steps):
         optimiser.param_groups[0]["lr"] = 0.1 * (1 - step / steps) ** 2
-        x.grad = problem.field(*_pair(x, learned), decay, outer)[LEARNED.index(learned)]
+        x.grad = problem.field(*pair(x, learned), decay, outer)[LEARNED.index(learned)]
         optimiser.step()
         x.clamp_(0, 1)
     return x
 
 
-def _pair(x: Tensor, learned: str) -> tuple[Tensor, Tensor]:
-    one = torch.ones_like(x)
-    return (x, one) if learned == "gamma" else (one, x)
+def pair(numbers: Tensor, learned: str) -> tuple[Tensor, Tensor]:
+    """γ and λ, of which one is learned and the other is 1."""
+    one = torch.ones_like(numbers)
+    return (numbers, one) if learned == "discount" else (one, numbers)
 
 
 def _check(learned: str) -> None:

@@ -67,7 +67,7 @@ def test_learning_comes_to_rest_where_the_oracle_says() -> None:
     for k, parts in enumerate(episodes(env, 400, 300, stream)):
         learner.optimiser.param_groups[0]["lr"] = 0.1 * (1 - k / 300)
         learner.learn(*parts)
-    rest = resting_point(problem_of(env, rate), "gamma", 0.0, steps=150)
+    rest = resting_point(problem_of(env, rate), "discount", 0.0, steps=150)
     torch.testing.assert_close(torch.sigmoid(learner.eta)[1:].double(), rest, rtol=0, atol=0.06)
 
 

@@ -43,7 +43,7 @@ def test_rows_of_a_chain_are_what_was_learned(finished) -> None:
     problem = meta_chains.problem_of(meta_chains.CHAINS["pattern"])
     error = float(problem.error(learned, torch.ones(9).double()))
     assert found["pattern-mg", "value_error"] == pytest.approx(error)
-    top = best(problem, "gamma")[1]
+    top = best(problem, "discount")[1]
     assert rows_of(rows)["pattern-best", "value_error"] == pytest.approx(top)
     assert top < rows_of(rows)["pattern-uniform", "value_error"] < error
 
@@ -51,10 +51,10 @@ def test_rows_of_a_chain_are_what_was_learned(finished) -> None:
 def test_theory_says_where_the_pattern_reaches_its_ends() -> None:
     """Within 0.05 of 0 and 1 on the chain that is meant to show it."""
     problem = meta_chains.problem_of(meta_chains.CHAINS["pattern"])
-    found, _ = best(problem, "gamma")
+    found, _ = best(problem, "discount")
     ends = torch.tensor([0, 1, 0, 1, 0, 1, 0, 1, 0]).double()
     assert float((found - ends).abs().max()) < 0.05
-    graded, _ = best(meta_chains.problem_of(meta_chains.CHAINS["graded"]), "gamma")
+    graded, _ = best(meta_chains.problem_of(meta_chains.CHAINS["graded"]), "discount")
     assert bool((graded[1::2] == 1).all())
     assert graded[0] > graded[2] > graded[4] > graded[6] > 0.2
 

@@ -95,7 +95,7 @@ def test_on_a_table_of_values_the_field_has_a_closed_form(decay) -> None:
 
 def test_the_best_is_a_minimum_and_slow_exact_learning_rests_there() -> None:
     problem = noisy(noise=0.3)
-    found, error = best(problem, "gamma")
+    found, error = best(problem, "discount")
     one = torch.ones_like(found)
     assert float(problem.error(found, one)) == pytest.approx(error)
     for shift in (-0.02, 0.02):
@@ -103,7 +103,7 @@ def test_the_best_is_a_minimum_and_slow_exact_learning_rests_there() -> None:
             other = found.clone()
             other[i] = (other[i] + shift).clamp(0, 1)
             assert float(problem.error(other, one)) >= error - 1e-12
-    rest = resting_point(problem, "gamma", None, steps=150)
+    rest = resting_point(problem, "discount", None, steps=150)
     torch.testing.assert_close(rest, found, rtol=0, atol=5e-3)
     signals = found[1::2]
     assert bool((signals == 1).all()), "no reason to discount before a certain reward"
@@ -120,5 +120,5 @@ def test_nobody_bootstraps_from_states_that_look_alike() -> None:
 
 
 def test_an_unknown_kind_is_refused_in_one_line() -> None:
-    with pytest.raises(ValueError, match="learned='eta' is unknown: choose one of gamma, lambda"):
+    with pytest.raises(ValueError, match="learned='eta' is unknown: choose one of discount"):
         best(noisy(), "eta")

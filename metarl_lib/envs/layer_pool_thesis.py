@@ -323,14 +323,13 @@ def _pool(tasks: int, generator: torch.Generator) -> tuple[Pool, Params]:
 
 
 class CarriedRows(Rows):
-    """Rows whose pool, and whose bounds of the losses, go on from episode to episode.
+    """A row whose pool, and whose bounds of the losses, go on from episode to episode.
 
-    As in the thesis, where the layers are objects that all networks share. All rows restart
-    together, as one alone does.
+    As in the thesis, where the layers are objects that all networks share.
     """
 
-    def __init__(self, env: BatchedEnv, batch: int = 1, split: str = "train") -> None:
-        super().__init__(env, batch, split)
+    def __init__(self, env: BatchedEnv) -> None:
+        super().__init__(env, 1)
         self.carried: tuple[Pool, Tensor, Tensor] | None = None
 
     def _fresh(self, count: int) -> tuple[ThesisState, Tensor]:

@@ -96,15 +96,15 @@ def episode_returns(rewards: Float[Tensor, "U W"], length: int) -> Float[Tensor,
 
 
 def steps_to_solve(
-    returns: Float[Tensor, "E W"], length: int, solved: float, longest: int, window: int = 3
+    returns: Float[Tensor, "E W"], length: int, solved: float, longest: int
 ) -> tuple[Float[Tensor, " W"], Bool[Tensor, " W"]]:
-    """Steps until a few episodes in a row (all, if fewer) return what counts as solved, on average.
+    """Steps until three episodes in a row (all, if fewer) return what counts as solved, on average.
 
     Returns:
         The steps at the end of these episodes, or of `longest` episodes where there are none;
         and whether there are some.
     """
-    window = min(window, len(returns))
+    window = min(3, len(returns))
     means = returns.unfold(0, window, 1).mean(-1) >= solved
     found = means.any(0)
     first = means.float().argmax(0) + window

@@ -82,7 +82,6 @@ class ChainProblem:
         lambda_: Tensor,
         decay: float | None,
         outer: str = "full",
-        outer_discount: float = 1.0,
     ) -> tuple[Tensor, Tensor]:
         """The expected meta-gradient with respect to every γ and λ, once θ has settled at them.
 
@@ -94,16 +93,15 @@ class ChainProblem:
             gamma: `[n − 1]`.
             lambda_: `[n − 1]`.
             decay: μ; None for the exact trace.
-            outer: the target of the outer loss: `"full"`, the discounted sum of rewards;
-                `"inner"`, r + γ̄ V_θ'(s').
-            outer_discount: γ̄.
+            outer: the target of the outer loss: `"full"`, the sum of rewards; `"inner"`,
+                r + V_θ'(s').
         """
         gamma, lambda_ = (v.detach().clone().requires_grad_() for v in (gamma, lambda_))
         phi, eye = self.features, torch.eye(self.features.shape[1], dtype=self.features.dtype)
         with torch.no_grad():
             mean, covariance = self.settled(gamma, lambda_)
             still, _ = self.step(gamma, lambda_)
-            constant, slope = self._target(outer, outer_discount)
+            constant, slope = self._target(outer, 1.0)
             weight = phi.mT @ slope
             drive = (constant - slope @ mean) @ phi
         m, n = self.step(gamma, lambda_)

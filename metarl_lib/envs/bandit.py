@@ -12,8 +12,7 @@ from torch import Tensor
 from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.base import Step, check_discrete
 from metarl_lib.envs.chessboard import GRID, chessboard
-from metarl_lib.envs.option_checks import check_whole
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice, check_whole
 
 LOW = {"dependent-easy": 0.1, "dependent-medium": 0.25, "dependent-hard": 0.4}
 """The smaller of the two probabilities, which add up to 1 (Wang et al., 2016)."""

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.base import Step, check_discrete, one_hot
-from metarl_lib.envs.option_checks import check_whole
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice, check_whole
 
 KINDS = ("noise", "alias")
 

@@ -20,8 +20,7 @@ from torch import Tensor
 from metarl_lib.datasets import Family, NWayFamily, SinusoidFamily, Tasks
 from metarl_lib.envs.base import Step, check_discrete, one_hot, some_true
 from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool
-from metarl_lib.envs.option_checks import check_positive, check_whole
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice, check_positive, check_whole
 from metarl_lib.rules import cross_entropy, mse
 from metarl_lib.rules.losses import Loss
 from metarl_lib.rules.pool import Plan, Pool, adapt, assemble, check_pool, losses, make_pool

@@ -18,8 +18,7 @@ from metarl_lib.datasets.sinusoids import AMPLITUDES, INPUTS, PHASES
 from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.adapters import Rows
 from metarl_lib.envs.base import BatchedEnv, Step, check_discrete, map_tree, one_hot, where_rows
-from metarl_lib.envs.option_checks import check_positive, check_whole
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice, check_positive, check_whole
 from metarl_lib.rules import Network, mse
 from metarl_lib.rules.adam import adam
 from metarl_lib.rules.network import Params

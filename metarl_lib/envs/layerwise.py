@@ -19,7 +19,7 @@ from torch import Tensor
 from metarl_lib.datasets import Tasks
 from metarl_lib.envs.adapters import Rows, draw_seed
 from metarl_lib.envs.base import Step, check_action
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice
 from metarl_lib.envs.weight_space import WeightSpace
 from metarl_lib.envs.weight_state import CLIP, GLOBALS, STATISTICS, State
 

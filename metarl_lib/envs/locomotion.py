@@ -14,10 +14,9 @@ from torch import Tensor
 from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.base import Step, check_action
 from metarl_lib.envs.chessboard import chessboard
-from metarl_lib.envs.option_checks import check_positive, check_whole
+from metarl_lib.envs.option_checks import check_choice, check_positive, check_whole
 from metarl_lib.envs.physics import Physics
 from metarl_lib.envs.robot_picture import View, picture
-from metarl_lib.envs.weight_checks import check_choice
 
 DIRECTIONS = ("circle", "forward-backward")
 GOALS = ("hidden", "visible")

@@ -36,9 +36,8 @@ from torch import Tensor
 
 from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.base import Step, check_action
-from metarl_lib.envs.option_checks import check_whole
+from metarl_lib.envs.option_checks import check_choice, check_whole
 from metarl_lib.envs.sawyer import Robots, benchmark_tasks, import_metaworld
-from metarl_lib.envs.weight_checks import check_choice
 from metarl_lib.envs.workers import Workers
 
 LONGEST = 500

@@ -14,8 +14,7 @@ from metarl_lib.datasets.split import check_split
 from metarl_lib.envs.base import Step, check_discrete
 from metarl_lib.envs.maze_layouts import layouts
 from metarl_lib.envs.maze_picture import picture
-from metarl_lib.envs.option_checks import check_whole
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice, check_whole
 
 REWARD = 10.0
 TARGETS = ("hidden", "visible")

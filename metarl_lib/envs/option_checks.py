@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+
+def check_choice(name: str, value: str | None, allowed: Sequence[str | None]) -> None:
+    """A name must be one of those there are."""
+    if value not in allowed:
+        names = ", ".join(map(str, allowed))
+        raise ValueError(f"{name}={value!r} is unknown: choose one of {names}")
 
 
 def check_whole(name: str, value: int, least: int = 1) -> None:

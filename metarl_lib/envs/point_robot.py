@@ -12,8 +12,7 @@ from torch import Tensor
 
 from metarl_lib.envs.base import Step, check_action
 from metarl_lib.envs.chessboard import chessboard
-from metarl_lib.envs.option_checks import check_positive, check_whole
-from metarl_lib.envs.weight_checks import check_choice
+from metarl_lib.envs.option_checks import check_choice, check_positive, check_whole
 
 GOALS = ("circle", "square")
 STRIDE = 0.1

@@ -28,13 +28,9 @@ from torch import Tensor
 
 from metarl_lib.datasets import DigitsFamily, Family, SinusoidFamily, Tasks, TeacherFamily
 from metarl_lib.envs.base import Step, check_action, map_tree
+from metarl_lib.envs.option_checks import check_choice, check_positive, check_whole
 from metarl_lib.envs.signals import DRIVES, Signals, blocks, local_signals
-from metarl_lib.envs.weight_checks import (
-    check_choice,
-    check_fit,
-    check_numbers,
-    check_signals,
-)
+from metarl_lib.envs.weight_checks import check_fit, check_signals
 from metarl_lib.envs.weight_state import (
     CLIP,
     GLOBALS,
@@ -132,7 +128,11 @@ class WeightSpace:
         else:
             self.family = family
         step_size = STEP_SIZES[action_mode] if step_size is None else step_size
-        check_numbers(steps, init_std, sigma=sigma, step_size=step_size)
+        check_whole("steps", steps)
+        if init_std is not None and not 0 <= init_std < math.inf:
+            raise ValueError(f"init_std={init_std!r}: must be a number >= 0")
+        check_positive("sigma", sigma)
+        check_positive("step_size", step_size)
         check_signals(signals)
         if action_mode == "synapse" and observation == "weights":
             raise ValueError(

@@ -57,11 +57,12 @@ class Maze:
 
     Actions are 0, up; 1, down; 2, to the left; 3, to the right. A step against a wall goes
     nowhere, and costs nothing. The agent sees its own cell and the eight around it, row by row,
-    `[9]`: 1 for a wall, else 0.
+    `[9]`: 1 for a wall, else 0. A visible target adds nine numbers, 1 for its cell, else 0: `[18]`.
 
     Args:
         size: n, at least 3.
         steps: of an episode. Their end is part of the task: `terminated`.
+        target: `"hidden"`, or `"visible"` to those who stand next to it.
 
     The paper leaves open what a jump may lead to; here it never leads to the target itself.
 
@@ -72,7 +73,7 @@ class Maze:
     where the agent stands after it, row by row, `[B]` each.
 
     Raises:
-        ValueError: for numbers out of range.
+        ValueError: for numbers out of range, or an unknown kind of target.
     """
 
     def __init__(self, size: int = 8, steps: int = 100, target: str = "hidden") -> None:

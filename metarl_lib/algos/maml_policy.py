@@ -24,7 +24,7 @@ BASELINES = ("critic", "linear")
 Weights = tuple[Tensor, ...]  # matrix and bias of each layer, of one row or with a leading B
 
 
-class Stretch(NamedTuple):
+class RowSteps(NamedTuple):
     """What a row did in h steps: `[h, I]`, `[h]` or `[h, A]`, and the advantages `[h]`.
 
     `earlier` is `[h, h]`, where step k belongs to the same episode as step t and is not after it;
@@ -212,7 +212,7 @@ class MAMLPolicy(Agent):
             actions = after[..., -2 - self.outputs : -2]
             if isinstance(self.action_space, spaces.Discrete):
                 actions = actions.argmax(-1)
-            lived = Stretch(
+            lived = RowSteps(
                 self.look(before), actions, advantages.T,
                 in_episode(ended.T), torch.zeros_like(advantages.T),
             )  # fmt: skip
@@ -232,19 +232,19 @@ class MAMLPolicy(Agent):
         spread = advantages.std(0, correction=0) + 1e-8
         return (advantages - advantages.mean(0)) / spread
 
-    def loss(self, weights: Weights, stretch: Stretch) -> Tensor:
+    def loss(self, weights: Weights, steps: RowSteps) -> Tensor:
         """L(θ) of one row."""
-        log_probs = self.log_probs(weights, stretch)
+        log_probs = self.log_probs(weights, steps)
         if self.surrogate == "plain":
-            return policy_gradient_loss(log_probs, stretch.advantages)
-        change = log_probs - stretch.log_probs
-        up_to = stretch.earlier.to(change) @ change
-        return -((up_to.exp() - (up_to - change).exp()) * stretch.advantages).mean()
+            return policy_gradient_loss(log_probs, steps.advantages)
+        change = log_probs - steps.log_probs
+        up_to = steps.earlier.to(change) @ change
+        return -((up_to.exp() - (up_to - change).exp()) * steps.advantages).mean()
 
-    def log_probs(self, weights: Weights, stretch: Stretch) -> Tensor:
+    def log_probs(self, weights: Weights, steps: RowSteps) -> Tensor:
         """log π(a|s) of the steps of one row."""
-        policy = self.policy(network(weights, stretch.observations)[..., :-1])
-        return policy.log_prob(stretch.actions)
+        policy = self.policy(network(weights, steps.observations)[..., :-1])
+        return policy.log_prob(steps.actions)
 
     def _outputs(self, found: Tensor, state: State) -> Outputs:
         return Outputs(self.policy(found[..., :-1]), self.value_unit * found[..., -1], state)

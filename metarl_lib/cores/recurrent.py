@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from metarl_lib.cores.base import Core, State, where_reset
 
 
-class Fused(Core):
+class KernelCore(Core):
     """A cell with a fused kernel in PyTorch, `cell`, for many steps of many rows at once."""
 
     cell: Any
@@ -53,7 +53,7 @@ class Fused(Core):
         return out, tuple(end[pieces.last] for end in ends)
 
 
-class GRU(Fused):
+class GRU(KernelCore):
     """Gated recurrent unit of PyTorch; its memory is h `[B, O]`, zero at the start."""
 
     def __init__(self, input_size: int, num_units: int) -> None:
@@ -77,7 +77,7 @@ class GRU(Fused):
         return ys, (h[0],)
 
 
-class LSTM(Fused):
+class LSTM(KernelCore):
     """Long short-term memory of PyTorch; its memory is (h, c), each `[B, O]`, zero at the start."""
 
     def __init__(self, input_size: int, num_units: int) -> None:

@@ -119,7 +119,7 @@ def compare(
         for other in COMPARED.get(name, ("np", "wp")):
             kept.add(name, f"area_minus_{other}", area(lives[name]) - area(lives[other]))
             kept.add(name, f"held_out_minus_{other}", lives[name].held_out - lives[other].held_out)
-    life = follow(env, Plan(plan, env.steps), tasks, unseen_stream(seed, condition))
+    life = follow(env, OpenLoop(plan, env.steps), tasks, unseen_stream(seed, condition))
     kept.add("rule-open-loop", "area", area(life))
     kept.add_references()
     return kept.rows
@@ -196,7 +196,7 @@ def explain(config: Any, seed: int, tensors: Mapping[str, Tensor], log: Log) -> 
     return rows
 
 
-class Plan:
+class OpenLoop:
     """An actor that takes the actions `[T, …]` one after the other, whatever it sees.
 
     In a life of `steps`, another length, the plan is stretched.

@@ -10,7 +10,7 @@ from torch.func import grad, hessian, vmap
 
 from metarl_lib.algos import AfterSteps, MAMLPolicy, Settings, Streams, WholeLife
 from metarl_lib.algos.linear_baseline import fit
-from metarl_lib.algos.maml_policy import Stretch, in_episode
+from metarl_lib.algos.maml_policy import RowSteps, in_episode
 from metarl_lib.algos.ppo import Segment
 from metarl_lib.envs.bandit import Bandit
 from metarl_lib.envs.trial import Trial
@@ -49,12 +49,12 @@ class Stretches:
         self.rewards = PAID[self.states, self.actions]
         self.seen = torch.nn.functional.one_hot(self.states, 2).double()
 
-    def stretch(self, agent: MAMLPolicy, weights: tuple[Tensor, ...]) -> Stretch:
+    def stretch(self, agent: MAMLPolicy, weights: tuple[Tensor, ...]) -> RowSteps:
         """With the returns of the rest of the episode, less a number that the state decides."""
         a, b = self.rewards[:, ::2], self.rewards[:, 1::2]
         to_come = torch.stack([a + b, b], -1).flatten(1)
         ended = torch.tensor([False, True] * 2).expand(64, -1)
-        lived = Stretch(
+        lived = RowSteps(
             self.seen, self.actions, to_come - BASELINE[self.states], in_episode(ended),
             torch.zeros_like(to_come),
         )  # fmt: skip
@@ -62,7 +62,7 @@ class Stretches:
         return lived._replace(log_probs=log_probs.detach())
 
     def chances(self, agent: MAMLPolicy, weights: tuple[Tensor, ...]) -> Tensor:
-        lived = Stretch(self.seen, self.actions, *[torch.zeros(64, STEPS)] * 3)
+        lived = RowSteps(self.seen, self.actions, *[torch.zeros(64, STEPS)] * 3)
         log_probs = vmap(agent.log_probs, (None, 0))(weights, lived)
         return self.luck * log_probs.sum(1).exp()
 

@@ -10,7 +10,7 @@ from metarl_lib.experiments.learners import copy_env
 from metarl_lib.experiments.rule_comparison import (
     CONDITIONS,
     LEARNED,
-    Plan,
+    OpenLoop,
     environment,
     unseen_stream,
     unseen_tasks,
@@ -125,7 +125,7 @@ def test_a_plan_is_stretched_over_a_life_and_the_same_for_all_rows(steps) -> Non
     for time in range(steps):
         state = state._replace(time=torch.full((3,), time))
         place = max(k for k in range(5) if k / 5 <= time / steps)
-        taken = Plan(actions, steps)(env.observe(state), state)
+        taken = OpenLoop(actions, steps)(env.observe(state), state)
         assert torch.equal(taken, actions[[place] * 3])
 
 

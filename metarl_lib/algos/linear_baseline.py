@@ -47,11 +47,9 @@ def fit(
     """
     nothing = torch.zeros_like(rewards)
     returns = gae(rewards, nothing, nothing, ended, discount, 1.0).double()
-    time, clock = torch.zeros_like(returns[0]), []
-    for last in ended:
-        clock.append(time)
-        time = torch.where(last, 0.0, time + 1)
-    tau = torch.stack(clock)
+    step = torch.arange(len(ended), device=ended.device)[:, None]
+    begins = torch.cat([torch.ones_like(ended[:1]), ended[:-1]])
+    tau = (step - torch.where(begins, step, 0).cummax(0).values).to(returns)
     tau = tau / (tau.amax(0) + 1)
     o = observations.double()
     powers = torch.stack([torch.ones_like(tau), tau, tau**2, tau**3], -1)

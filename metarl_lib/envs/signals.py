@@ -75,7 +75,7 @@ def local_signals(
         trace = network.trace(own, x[rows])
         errors = loss(trace.output, y[rows])
         if drive == "gradient":
-            deltas, _ = sample_derivatives(network, own, x[rows], y[rows], loss)
+            deltas, _ = sample_derivatives(network, own, x[rows], y[rows], loss, trace)
         else:
             noise = [unit_noise(z, generator) for z in trace.pre_activations]
             perturbed = _perturbed_output(network, own, trace, noise, sigma)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from metarl_lib.rules.checks import check_arguments
 from metarl_lib.rules.losses import LOSS_GRADIENTS, Loss
-from metarl_lib.rules.network import Network, Params
+from metarl_lib.rules.network import Network, Params, Trace
 
 
 def sgd(
@@ -79,10 +79,12 @@ def sample_derivatives(
     x: Float[Tensor, "*batch N R_0"],
     y: Shaped[Tensor, "..."],
     loss: Loss,
+    trace: Trace | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """∂e_i/∂z_i^{(l+1)} and x_i^{(l)} for every layer l, `[*, N, R_{l+1}]` and `[*, N, R_l]`.
 
-    The derivatives are N times the rows of Δ_{l+1} above: those of each sample's own loss.
+    The derivatives are N times the rows of Δ_{l+1} above: those of each sample's own loss. The
+    `trace` of the forward pass is that of these parameters and inputs, where it is there already.
 
     Raises:
         ValueError: for a loss whose derivative is not in `LOSS_GRADIENTS`.
@@ -90,7 +92,7 @@ def sample_derivatives(
     if loss not in LOSS_GRADIENTS:
         names = ", ".join(known.__name__ for known in LOSS_GRADIENTS)  # type: ignore[attr-defined]
         raise ValueError(f"loss={loss!r} has no derivative written out: use one of {names}, or sgd")
-    trace = network.trace(params, x)
+    trace = trace or network.trace(params, x)
     last = network.num_layers - 1
     slope = network.layer_activation(last).slope(trace.pre_activations[last])
     delta = LOSS_GRADIENTS[loss](trace.output, y) * slope

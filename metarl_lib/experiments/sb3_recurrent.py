@@ -69,6 +69,10 @@ def make_recurrent_ppo(
 ) -> RecurrentPPO:
     """RecurrentPPO with our settings: one LSTM for the policy, one for the value function.
 
+    Two of them mean something else there. Its value loss lacks our factor ½, so that the same
+    `value_weight` counts double; and the entropy keeps the weight that it has at the start, where
+    ours falls to `entropy_end`.
+
     Args:
         env: the trials, or as many of them as `settings.rows` in a vector environment; one
             episode of Stable-Baselines3 is one whole trial.

@@ -1,6 +1,7 @@
 """sb3-contrib's RecurrentPPO on trials: its settings, its curve, and its policy step by step."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from plain_lives import opinionated, seeded
 
 from metarl_lib.algos import Settings
+from metarl_lib.algos.losses import value_loss
 from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.harlow import Harlow
 from metarl_lib.envs.trial import Trial
@@ -94,6 +96,21 @@ def test_recurrent_ppo_has_our_settings() -> None:
     )
     assert (model.gamma, model.gae_lambda, model.clip_range(1.0)) == (0.8, 0.7, 0.3)
     assert (model.ent_coef, model.vf_coef, model.max_grad_norm) == (0.04, 0.6, 0.9)
+
+
+def test_the_same_weight_of_the_value_loss_counts_double_and_that_of_entropy_stays() -> None:
+    """As the docstring and the pages say; nothing moves at a learning rate of 0."""
+    still = replace(SMALL, epochs=1, minibatches=1, learning_rate=0.0, entropy_end=0.0)
+    model = make_recurrent_ppo(ENV, still, UNITS, 1)
+    model.learn(2 * 3 * 5)
+    buffer, logged = model.rollout_buffer, model.logger.name_to_value
+    values, returns = (torch.as_tensor(part) for part in (buffer.values, buffer.returns))
+    ours = float(value_loss(values, returns))
+    assert ours > 1e-4
+    assert logged["train/value_loss"] == pytest.approx(2 * ours, rel=1e-4)
+    terms = logged["train/policy_gradient_loss"] + 0.5 * logged["train/value_loss"]
+    entropy = -logged["train/entropy_loss"]  # the last of two updates has the first one's weight
+    assert logged["train/loss"] == pytest.approx(terms - 0.03 * entropy, rel=1e-4)
 
 
 class Killed(Exception):

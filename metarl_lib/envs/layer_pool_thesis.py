@@ -47,7 +47,7 @@ class ThesisState(NamedTuple):
     `layers` `[B, 5]` are the chosen ones in order, each counted among its kind, −1 where there is
     none; at both ends the initial copies then stand, `ends`: W, b of the input and of the output
     layer. `time` counts the steps, errors included; `loss` and `size` are of the last forward
-    pass, its mean squared error and its largest output; `worst` is the largest loss of the
+    pass, its mean squared error and its largest |output|; `worst` is the largest loss of the
     episode.
     """
 
@@ -219,7 +219,7 @@ class ThesisLayerPool:
         return state, Step(self.observe(state), reward, ended, never, info)
 
     def _trained(self, network: Network, params: Params, y: Tensor) -> tuple[Params, Tensor]:
-        """Networks after their training, the loss and the largest output in its last pass."""
+        """Networks after their training, the loss and the largest |output| in its last pass."""
         if not self.inner_steps:
             found = network(params, self.x)
             return params, torch.stack([mse(found, y).mean(-1), found.abs().amax((1, 2))])

@@ -54,7 +54,7 @@ def adam(
     """Train B networks with Adam (Kingma & Ba, 2015) on the mean squared error of all samples.
 
     Args:
-        network: of all rows.
+        network: of all rows; with biases, and with outputs as they come.
         params: its parameters, `[B, …]` each; not changed.
         x: inputs `[N, R_0]` or `[B, N, R_0]`.
         y: targets `[B, N, R_L]`.
@@ -62,9 +62,17 @@ def adam(
         steps: how many.
 
     Returns:
-        The parameters, and `[steps, 2, B]`: the mean squared error and the largest output in the
-        forward pass of each step, before it is taken.
+        The parameters, and `[steps, 2, B]`: the mean squared error and the largest |output| in
+        the forward pass of each step, before it is taken.
+
+    Raises:
+        ValueError: for a network without biases, or with an output activation.
     """
+    if not network.bias or network.output_activation is not None:
+        raise ValueError(
+            f"bias={network.bias}, output_activation={network.output_activation!r}: adam is "
+            "written for bias=True and output_activation=None"
+        )
     shapes, batch = [p.shape[1:] for p in params], len(params[0])
     flat = torch.cat([p.reshape(batch, -1) for p in params], -1)
     sizes = [math.prod(shape) for shape in shapes]
@@ -73,7 +81,7 @@ def adam(
     passed, scale = [], 1 / y.shape[-2]
     for step in range(1, steps + 1):
         deltas, activations = sample_derivatives(network, views, x, y, mse)
-        # With one output the derivative of the loss, 2 (ŷ − y), gives the error back.
+        # The derivative of the loss, 2 (ŷ − y) / R_L, gives ŷ − y back.
         wrong = 0.5 * deltas[-1] * y.shape[-1]
         error = torch.stack([wrong.square().mean((1, 2)), (wrong + y).abs().amax((1, 2))])
         passed.append(error)

@@ -162,11 +162,12 @@ def test_layers_stay_trained_for_the_next_episode_where_rows_carry_them() -> Non
     assert not torch.equal(kept["fresh"][0].hidden_weight, kept["fresh"][1].hidden_weight)
 
 
-def test_adam_is_that_of_torch_on_every_row() -> None:
-    network = Network((1, 6, 6, 1), bias=True)
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_adam_is_that_of_torch_on_every_row(outputs) -> None:
+    network = Network((1, 6, 6, outputs), bias=True)
     generator = stream(2)
     params = [torch.randn(3, *shape, generator=generator) for shape in network.shapes]
-    x, y = torch.randn(9, 1, generator=generator), torch.randn(3, 9, 1, generator=generator)
+    x, y = torch.randn(9, 1, generator=generator), torch.randn(3, 9, outputs, generator=generator)
     found, passed = adam(network, params, x, y, 0.01, 5)
     for row in range(3):
         leaves = [p[row].clone().requires_grad_() for p in params]
@@ -181,6 +182,21 @@ def test_adam_is_that_of_torch_on_every_row() -> None:
             optimiser.step()
         for p, leaf in zip(found, leaves, strict=True):
             torch.testing.assert_close(p[row], leaf.detach(), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bias": False}, "bias=False, output_activation=None: adam is written for bias=True"),
+        ({"bias": True, "output_activation": "relu"}, "bias=True, output_activation='relu': adam"),
+    ],
+)
+def test_adam_refuses_other_networks_in_one_line(options, words) -> None:
+    network = Network((1, 6, 1), **options)
+    params = [torch.zeros(3, *shape) for shape in network.shapes]
+    with pytest.raises(ValueError, match=words) as refusal:
+        adam(network, params, torch.zeros(9, 1), torch.zeros(3, 9, 1), 0.01, 5)
+    assert "\n" not in str(refusal.value)
 
 
 def test_random_actions_make_as_many_errors_as_counting_says() -> None:

@@ -11,6 +11,9 @@ from jaxtyping import Float
 from scipy.optimize import minimize
 from torch import Tensor
 
+OUTER = ("full", "inner")
+"""Targets of the outer loss; see `ChainProblem.field`."""
+
 
 @dataclass(frozen=True)
 class ChainProblem:
@@ -95,6 +98,9 @@ class ChainProblem:
             decay: μ; None for the exact trace.
             outer: the target of the outer loss: `"full"`, the sum of rewards; `"inner"`,
                 r + V_θ'(s').
+
+        Raises:
+            ValueError: for another target.
         """
         gamma, lambda_ = (v.detach().clone().requires_grad_() for v in (gamma, lambda_))
         phi, eye = self.features, torch.eye(self.features.shape[1], dtype=self.features.dtype)
@@ -119,6 +125,8 @@ class ChainProblem:
         return found[0], found[1]
 
     def _target(self, outer: str, discount: float) -> tuple[Tensor, Tensor]:
+        if outer not in OUTER:
+            raise ValueError(f"outer={outer!r} is unknown: choose one of {', '.join(OUTER)}")
         phi = self.features
         if outer == "inner":
             following = torch.cat([phi[1:], torch.zeros_like(phi[:1])])

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from metarl_lib.rules.checks import check_arguments, check_perturbation
+from metarl_lib.rules.checks import check_arguments, check_perturbation, look_up
 from metarl_lib.rules.losses import Loss
 from metarl_lib.rules.network import Network, Params
 
@@ -144,7 +144,11 @@ def forward_passes(rule: str, draws: int = 1, antithetic: bool = False) -> int:
     A backward pass costs about two forward passes (two matrix products a layer where the
     forward pass has one), so `"sgd"` counts three. Antithetic draws cost two each; node
     perturbation needs the unperturbed pass beside them, for the inputs of its layers.
+
+    Raises:
+        ValueError: for another rule than `"sgd"`, `"wp"` and `"np"`.
     """
+    look_up("rule", rule, dict.fromkeys(("sgd", "wp", "np")))
     if rule == "sgd":
         return 3
     if antithetic:

@@ -122,3 +122,5 @@ def test_nobody_bootstraps_from_states_that_look_alike() -> None:
 def test_an_unknown_kind_is_refused_in_one_line() -> None:
     with pytest.raises(ValueError, match="learned='eta' is unknown: choose one of discount"):
         best(noisy(), "eta")
+    with pytest.raises(ValueError, match="outer='own' is unknown: choose one of full, inner"):
+        resting_point(noisy(), outer="own")

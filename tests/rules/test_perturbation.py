@@ -190,3 +190,8 @@ def test_forward_passes_counts_them(problem, monkeypatch, rule, antithetic) -> N
     estimate(rule, p, 5, draws=6, antithetic=antithetic)
     assert sum(rows) == forward_passes(rule, 6, antithetic) * len(p.x)
     assert forward_passes("sgd") == 3
+
+
+def test_an_unknown_rule_has_no_forward_passes() -> None:
+    with pytest.raises(ValueError, match="rule='foo' is unknown: choose one of 'sgd', 'wp', 'np'"):
+        forward_passes("foo")

@@ -161,8 +161,9 @@ def digits(
     order = torch.randperm(available, generator=generator)
     taken = 0
     counts = {"train": num_train, "validation": num_validation, "test": num_test}
+    larger = ', or use the larger source="openml"' if source != "openml" else ""
     for name, count in counts.items():
-        check_count(f"num_{name}", count, available - taken)
+        check_count(f"num_{name}", count, available - taken, fix=f"ask for fewer{larger}")
         indices[name] = order[taken : taken + count]
         taken += count
     if not 1 <= components <= min(num_train, images.shape[1]):

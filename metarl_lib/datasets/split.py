@@ -42,14 +42,15 @@ class Split:
         return len(self.x)
 
 
-def check_count(name: str, count: int, available: int | None = None) -> None:
+def check_count(
+    name: str, count: int, available: int | None = None, *, fix: str = "ask for fewer"
+) -> None:
     """A number of samples must be a positive whole number, and no more than there are."""
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"{name}={count!r}: the number of samples must be a whole number >= 1")
     if available is not None and count > available:
         raise ValueError(
-            f"{name}={count} is more than the {available} samples that are left: ask for fewer, "
-            'or use the larger source="openml"'
+            f"{name}={count} is more than the {available} samples that are left: {fix}"
         )
 
 

@@ -132,7 +132,7 @@ def test_other_images_do_not_change_the_training_features(module, monkeypatch) -
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"num_train": 5001}, "num_train=5001 is more than the 5000"),
+        ({"num_train": 5001}, "num_train=5001 is more than the 5000.* use the larger source="),
         ({"num_train": 4000, "num_test": 937}, "num_test=937 is more than the 936 samples"),
         ({"num_validation": 0}, "num_validation=0.*>= 1"),
         ({"components": 0}, "components=0.*between 1 and 128"),
@@ -146,6 +146,13 @@ def test_refusals(options, words) -> None:
     with pytest.raises(ValueError, match=words) as refusal:
         draw(**options)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_larger_source_is_not_told_to_use_itself(module, monkeypatch) -> None:
+    few = torch.zeros(9, 784), torch.zeros(9, dtype=torch.long)
+    monkeypatch.setattr(module, "load_images", lambda source: few)
+    with pytest.raises(ValueError, match=r"num_train=10 is more than the 9 .*: ask for fewer$"):
+        draw(num_train=10, source="openml")
 
 
 def test_an_idx_file_byte_by_byte() -> None:

@@ -39,7 +39,7 @@ class Rows:
     def __init__(
         self, env: BatchedEnv, batch: int, split: str = "train", render_mode: str | None = None
     ) -> None:
-        inner = env.env if isinstance(env, Trial) else env
+        inner = self._inner = env.env if isinstance(env, Trial) else env
         self.render_modes = ["rgb_array"] if isinstance(inner, DrawnEnv) else []
         if render_mode is not None and render_mode not in self.render_modes:
             name, choices = type(inner).__name__, [*self.render_modes, "None"]
@@ -83,6 +83,11 @@ class Rows:
         assert isinstance(env, DrawnEnv)
         return [env.render(state, row) for row in range(self.batch)]
 
+    def close(self) -> None:
+        """End what the environment keeps open: processes, or emulators."""
+        if hasattr(self._inner, "close"):
+            self._inner.close()
+
     def _fresh(self, count: int) -> tuple[Any, Tensor]:
         tasks = self.env.sample_tasks(count, self.generator, self.split)
         return self.env.reset(tasks, self.generator)
@@ -121,6 +126,10 @@ class SingleEnv(gymnasium.Env):
     def render(self) -> np.ndarray | None:
         """The row as a picture, with `render_mode="rgb_array"`; else None."""
         return self.rows.frames()[0] if self.render_mode else None
+
+    def close(self) -> None:
+        """End what the environment keeps open."""
+        self.rows.close()
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):
@@ -178,6 +187,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """Every row as a picture, with `render_mode="rgb_array"`; else None."""
         return tuple(self.rows.frames()) if self.render_mode else None
 
+    def close_extras(self, **options: Any) -> None:
+        """End what the environment keeps open; `close` calls it, once."""
+        self.rows.close()
+
 
 class SB3VecEnv(VecEnv):
     """B rows as a Stable-Baselines3 vector environment.
@@ -229,7 +242,8 @@ class SB3VecEnv(VecEnv):
         return observation.numpy(), step.reward.numpy(), ended.numpy(), infos
 
     def close(self) -> None:
-        """Nothing is open."""
+        """End what the environment keeps open."""
+        self.rows.close()
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
         """An attribute of the environment, once for each row that is asked for."""

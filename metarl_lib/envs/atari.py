@@ -60,7 +60,9 @@ class Atari(OneTask):
 
     Unlike in the other environments the state is in the emulators: a state can be stepped once,
     in order, by the object that made it. A row that ends begins anew at once, so that `reset`
-    after the first one gives what is seen of the running rows.
+    after the first one gives what is seen of the running rows, of all of them. So ended rows are
+    restarted with `where_rows` only, as `Trial` and the algorithms do it; the adapters, which
+    reset the ended rows alone, can have one row.
 
     Args:
         game: its name, such as `"pong"`.
@@ -90,11 +92,20 @@ class Atari(OneTask):
         return MAX_STEPS
 
     def reset(self, tasks: RowTasks, generator: torch.Generator) -> tuple[AtariState, Tensor]:
-        """Start the emulators, or say what is seen of the running ones."""
+        """Start the emulators, or say what is seen of the running ones.
+
+        Raises:
+            ValueError: for another number of rows than run.
+        """
         if self._running is None:
             self._running = self._emulators(len(tasks.row))
             seed = int(torch.randint(2**31 - 1, (), generator=generator))
             self._seen = self._look(self._running.reset(seed=seed)[0])
+        if len(tasks.row) != len(self._seen):
+            raise ValueError(
+                f"reset of {len(tasks.row)} rows, and {len(self._seen)} are running: reset all and "
+                "use where_rows, run one row, or close first"
+            )
         return AtariState(self._seen), self._seen
 
     def step(

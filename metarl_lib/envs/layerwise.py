@@ -54,6 +54,11 @@ class Layerwise:
         actions = (self.num_agents, len(self.inner.signals))
         self.action_space = spaces.Box(-1.0, 1.0, actions, np.float32)
 
+    @property
+    def max_steps(self) -> int:
+        """The length of an episode."""
+        return self.inner.max_steps
+
     def sample_tasks(self, batch: int, generator: torch.Generator, split: str = "train") -> Tasks:
         """Draw tasks."""
         return self.inner.sample_tasks(batch, generator, split)

@@ -48,12 +48,17 @@ class Trial:
     it. (`"episode"` is a name that Gymnasium and Stable-Baselines3 keep for themselves.)
 
     Raises:
-        ValueError: when k is no whole number ≥ 1, or observations or actions are of another
-            kind.
+        ValueError: when k is no whole number ≥ 1, observations or actions are of another kind,
+            or episodes have no longest one.
     """
 
     def __init__(self, env: BoundedEnv, episodes: int = 1, *, reward_input: bool = True) -> None:
         check_whole("episodes", episodes)
+        if not hasattr(env, "max_steps"):
+            raise ValueError(
+                f"env={type(env).__name__}: has no max_steps, the steps after which every episode "
+                "has ended; a trial needs it"
+            )
         self.env, self.episodes, self.reward_input = env, episodes, reward_input
         self.action_space = env.action_space
         self.observation_space = _with_memory_inputs(env.observation_space, env.action_space)

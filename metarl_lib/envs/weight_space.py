@@ -169,6 +169,11 @@ class WeightSpace:
         reach = self.step_size if self.action_mode == "set" else 1.0
         return observation, spaces.Box(-reach, reach, (size,), np.float32)
 
+    @property
+    def max_steps(self) -> int:
+        """T; an episode is shorter where its network diverges."""
+        return self.steps
+
     def sample_tasks(self, batch: int, generator: torch.Generator, split: str = "train") -> Tasks:
         """Draw tasks; with `fixed_task`, the same one for all rows and episodes."""
         if not self.fixed_task:

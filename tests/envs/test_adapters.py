@@ -14,6 +14,7 @@ from torch import Tensor
 from toys import Loop, Toy, some_actions
 
 from metarl_lib.envs.adapters import SB3VecEnv, SingleEnv, VectorEnv, draw_seed
+from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.weight_space import MODES, WeightSpace
 
 BATCH, STEPS, SEED = 5, 12, 7
@@ -252,6 +253,24 @@ def test_the_rows_share_one_environment_whose_attributes_can_be_read_but_not_set
     assert env.env_method("greeting", "hello", indices=[0, 2]) == ["hello"] * 2
     assert env.env_is_wrapped(Monitor) == [False] * 3
     assert env.env_is_wrapped(Monitor, indices=0) == [False]
+
+
+class OpenToy(Toy):
+    """Counts how often it is closed."""
+
+    max_steps, closed = 5, 0
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("make", [SingleEnv, lambda e: VectorEnv(e, 2), lambda e: SB3VecEnv(e, 2)])
+def test_closing_closes_the_environment_where_there_is_something_to_close(make) -> None:
+    toy = OpenToy()
+    make(toy).close()
+    make(Trial(toy, 2)).close()
+    assert toy.closed == 2
+    make(Toy()).close()
 
 
 def trained(seed: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

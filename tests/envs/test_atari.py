@@ -7,6 +7,7 @@ import pytest
 import torch
 from streams import stream
 
+from metarl_lib.envs.adapters import SB3VecEnv
 from metarl_lib.envs.atari import Atari
 
 needs_ale = pytest.mark.skipif(
@@ -51,6 +52,20 @@ def test_equal_seeds_give_equal_games() -> None:
 
     assert torch.equal(play(0), play(0))
     assert not torch.equal(play(0), play(1))
+
+
+@needs_ale
+def test_a_reset_of_some_rows_is_refused_in_one_line() -> None:
+    env, g = Atari("breakout", pixels=8), stream()
+    rows = SB3VecEnv(env, 2)
+    rows.reset()
+    words = "reset of 1 rows, and 2 are running: reset all and use where_rows, run one row"
+    with pytest.raises(ValueError, match=words) as refusal:
+        env.reset(env.sample_tasks(1, g), g)
+    assert "\n" not in str(refusal.value)
+    rows.close()
+    assert env.reset(env.sample_tasks(1, g), g)[1].shape == (1, 256)
+    env.close()
 
 
 @needs_ale

@@ -2,6 +2,7 @@
 
 import math
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,11 @@ from toys import KICKS, Toy
 
 from metarl_lib.envs.bandit import Bandit
 from metarl_lib.envs.harlow import Harlow
+from metarl_lib.envs.layerwise import Layerwise
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.envs.two_step import TwoStep
+from metarl_lib.envs.weight_space import WeightSpace
 
 ROWS = 6
 
@@ -234,6 +237,26 @@ def test_the_space_is_that_of_the_parts() -> None:
 def test_a_trial_needs_an_episode(episodes) -> None:
     with pytest.raises(ValueError, match=rf"episodes={episodes}: must be a whole number >= 1"):
         Trial(Bandit(), episodes)
+
+
+def test_an_environment_without_a_longest_episode_is_refused_in_one_line(unchecked) -> None:
+    words = r"env=Toy: has no max_steps, .*a trial needs it"
+    with pytest.raises(ValueError, match=words) as refusal:
+        Trial(Toy(), 2)
+    assert "\n" not in str(refusal.value)
+
+
+def test_base_networks_live_in_trials() -> None:
+    """Two lives of three steps, the second of which begins with weights of its own."""
+    env = gymnasium.make("metarl/WeightSpace-v0", episodes=2, widths=(10, 7, 10), steps=3)
+    env.reset(seed=1)
+    assert env.unwrapped.rows.env.max_steps == 6
+    ends = []
+    for _ in range(6):
+        _, _, terminated, truncated, info = env.step(np.zeros(env.action_space.shape, np.float32))
+        ends.append((info["inner_episode"], info["inner_done"], terminated or truncated))
+    assert ends == [(k // 3, k % 3 == 2, k == 5) for k in range(6)]
+    assert Layerwise(steps=4).max_steps == WeightSpace(steps=4).max_steps == 4
 
 
 def test_observations_and_actions_of_other_kinds_are_refused_in_one_line() -> None:

@@ -20,14 +20,14 @@ from metarl_lib.runs import generator
 GRIP = torch.tensor([0.0, 0.0, 0.045])
 """From the point between the fingers up to the hand that is seen, in metres."""
 
+# What has to come to a stop, from what is seen.
 Place = Callable[[Float[Tensor, "B 39"]], Float[Tensor, "B 3"]]
-"""What has to come to a stop, from what is seen."""
 
+# An action from what is seen and the next stop.
 Act = Callable[[Float[Tensor, "B 39"], Float[Tensor, "B 3"]], Float[Tensor, "B 4"]]
-"""An action from what is seen and the next stop."""
 
+# Rewards, and at which steps the goal was met.
 Lived = tuple[Float[Tensor, "T B"], Bool[Tensor, "T B"]]
-"""Rewards, and at which steps the goal was met."""
 
 
 def fingers(seen: Float[Tensor, "B 39"]) -> Float[Tensor, "B 3"]:

@@ -153,7 +153,10 @@ def test_the_seed_decides(tiny, tmp_path) -> None:
     assert tensors.keys() == again.keys()
     assert all(tensors[key].equal(again[key]) for key in tensors)
     values = [[row["value"] for row in rows] for _, rows in (one, other)]
-    assert sum(a != b for a, b in zip(*values, strict=True)) > 0.5 * len(values[0])
+    # Successes that no seed has after so little training are 0 and 0, and say nothing of the seed.
+    told = [(a, b) for a, b in zip(*values, strict=True) if a or b]
+    assert len(told) > 0.25 * len(values[0])
+    assert sum(a != b for a, b in told) > 0.5 * len(told)
 
 
 def test_a_finished_run_gives_the_same_rows_again(tiny) -> None:

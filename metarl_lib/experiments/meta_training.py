@@ -25,8 +25,7 @@ RHYTHM = Rhythm(logs=100, logs_per_checkpoint=5)
 AgentT = TypeVar("AgentT", bound=nn.Module)
 Choice = TypeVar("Choice")
 
-Settled = tuple[Any, ...]
-"""A choice of settings, one value of each."""
+Settled = tuple[Any, ...]  # a choice of settings, one value of each
 
 Watch = Callable[[int, Tensor, Outputs, Tensor], None]
 """`watch(t, observation, outputs, action)` looks on at each step of a trial."""

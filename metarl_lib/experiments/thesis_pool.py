@@ -38,11 +38,22 @@ PATIENCE = 200
 """Steps after which a policy that builds no network is given up, and layers are drawn for it."""
 
 
+def seeds_of(seed: int) -> dict[str, Any]:
+    """What draws the pool and the tasks of a run, as options of `ThesisLayerPool`."""
+    names = {"pool_seed": "init", "task_seed": "tasks"}
+    return {name: generator(seed, stream).initial_seed() for name, stream in names.items()}
+
+
 @dataclass
 class Diary:
-    """What happened in a visit: of each episode the return, the errors and the last loss."""
+    """What happened in a visit: of each episode the return, the errors and the last loss.
+
+    `unfinished` is the return so far of the episode that the visit's end cuts off, and 0 where
+    the visit ends with an episode.
+    """
 
     returns: list[float] = field(default_factory=list)
+    unfinished: float = 0.0
     errors: int = 0
     steps: int = 0
     final: list[float] = field(default_factory=list)
@@ -55,11 +66,10 @@ class Watcher(gymnasium.Wrapper):
         super().__init__(env)
         self.diary = Diary()
         self.losses: list[float] = []
-        self.total = 0.0
 
     def reset(self, **options: Any) -> Any:
         """As the environment's."""
-        self.losses, self.total = [], 0.0
+        self.losses, self.diary.unfinished = [], 0.0
         return self.env.reset(**options)
 
     def step(self, action: Any) -> Any:
@@ -67,11 +77,11 @@ class Watcher(gymnasium.Wrapper):
         found = self.env.step(action)
         _, reward, ended, _, info = found
         self.losses.append(info["loss"])
-        self.total += float(reward)
+        self.diary.unfinished += float(reward)
         self.diary.errors += int(info["error"])
         self.diary.steps += 1
         if ended:
-            self.diary.returns.append(self.total)
+            self.diary.returns.append(self.diary.unfinished)
             self.diary.final.append(info["loss"])
         return found
 
@@ -103,10 +113,8 @@ class Visits:
         inner_steps: int = 30,
         **options: Any,
     ) -> None:
-        streams = [generator(seed, name).initial_seed() for name in ("init", "tasks")]
         self.common: dict[str, Any] = {
-            "tasks": TASKS, "inner_steps": inner_steps, "scaling": scaling,
-            "pool_seed": streams[0], "task_seed": streams[1],
+            "tasks": TASKS, "inner_steps": inner_steps, "scaling": scaling, **seeds_of(seed),
         }  # fmt: skip
         self.kind, self.timesteps, self.seed = kind, timesteps, seed
         self.bounds = [[math.inf, -math.inf] for _ in range(TASKS)]
@@ -145,6 +153,7 @@ class Visits:
             "errors": float(np.mean([d.errors for d in diaries])),
             "errors_per_episode": sum(d.errors for d in diaries) / len(returns),
             "return": float(np.mean(returns)),
+            "epoch_return": sum(d.unfinished for d in diaries),
             "positive_returns": float(np.mean([r > 0 for r in returns])),
             "final_loss": float(np.mean(final)),
         }
@@ -164,7 +173,9 @@ def train_thesis(
     """Train from the start to the end of a stage; it keeps the pool, and what it is worth.
 
     Logs, after each epoch (a round of visits), `errors` of a visit and of an episode, the
-    `return`, the share of returns above 0, and the loss at the end of an episode.
+    `return`, the share of returns above 0, and the loss at the end of an episode. `epoch_return`
+    is what the thesis's figure 5.1 shows: the returns so far of the six episodes that the visits'
+    ends cut off, added up. An agent that builds no network has a single episode in a visit.
 
     Args:
         stage: where it is kept.

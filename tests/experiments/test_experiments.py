@@ -50,6 +50,7 @@ TINY = {
         "tuning_tasks": 4,
         "forget_updates": 1,
     },
+    "thesis_rates": {"variants": ("thesis-fast",), "epochs": 1},
     "bandit": {"cells": ("2x10",), "lstm_cells": (), "updates": 2, "test_trials": 8},
     "two_step": {"segment": 12, "updates": 2},
     "harlow": {"variants": ("metods-linear-S1", "lstm"), "updates": 1, "test_trials": 4},

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,8 @@ from metarl_lib.runs import Run, Stage, generator
 
 Log = Callable[[int, Mapping[str, float]], None]
 """`log(step, values)` keeps named numbers of a step."""
+
+Found = TypeVar("Found")
 
 Actor = Callable[[Tensor, State], Tensor]
 """`actor(observation, state)` gives the actions of all rows."""
@@ -303,18 +305,19 @@ def train_policy(
     )
 
 
-def learn_finite(learn: Callable[[], object], model: OnPolicyAlgorithm, stage: Stage) -> None:
-    """Train; numbers that are no longer finite stop the run with its step.
+def learn_finite(learn: Callable[[], Found], model: OnPolicyAlgorithm, stage: Stage) -> Found:
+    """Train, and give what comes of it; numbers no longer finite stop the run with its step.
 
     Raises:
         DivergenceError: when the policy's weights are NaN or infinite.
     """
     try:
-        learn()
+        found = learn()
     except (ValueError, RuntimeError):  # what torch says to NaN, with and without its checks
         stage.check_finite(model.num_timesteps, policy_size(model))
         raise
     stage.check_finite(model.num_timesteps, policy_size(model))
+    return found
 
 
 def policy_size(model: BaseAlgorithm) -> dict[str, float]:

@@ -145,19 +145,22 @@ class Visits:
         return watcher.diary
 
     def round(self, *, calibrate: bool = False) -> dict[str, float]:
-        """Visit all training tasks; means over them."""
+        """Visit all training tasks; means over them, or over the networks that were built."""
         diaries = [self.visit(task, calibrate=calibrate) for task in range(TASKS - 1)]
-        returns = [r for d in diaries for r in d.returns] or [math.nan]
-        final = [loss for d in diaries for loss in d.final] or [math.nan]
+        returns = [r for d in diaries for r in d.returns]
         values = {
             "errors": float(np.mean([d.errors for d in diaries])),
-            "errors_per_episode": sum(d.errors for d in diaries) / len(returns),
-            "return": float(np.mean(returns)),
+            "networks": len(returns) / len(diaries),
             "epoch_return": sum(d.unfinished for d in diaries),
-            "positive_returns": float(np.mean([r > 0 for r in returns])),
-            "final_loss": float(np.mean(final)),
         }
-        return {name: value for name, value in values.items() if math.isfinite(value)}
+        if returns:
+            values |= {
+                "errors_per_episode": sum(d.errors for d in diaries) / len(returns),
+                "return": float(np.mean(returns)),
+                "positive_returns": float(np.mean([r > 0 for r in returns])),
+                "final_loss": float(np.mean([loss for d in diaries for loss in d.final])),
+            }
+        return values
 
 
 def train_thesis(
@@ -172,10 +175,11 @@ def train_thesis(
 ) -> None:
     """Train from the start to the end of a stage; it keeps the pool, and what it is worth.
 
-    Logs, after each epoch (a round of visits), `errors` of a visit and of an episode, the
-    `return`, the share of returns above 0, and the loss at the end of an episode. `epoch_return`
-    is what the thesis's figure 5.1 shows: the returns so far of the six episodes that the visits'
-    ends cut off, added up. An agent that builds no network has a single episode in a visit.
+    Logs, after each epoch (a round of visits), the `errors` of a visit and the `networks` that it
+    built; where there are any, errors and `return` of an episode, the share of returns above 0,
+    and the loss at the end; and `epoch_return`, what the thesis's figure 5.1 shows: the returns so
+    far of the six episodes that the visits' ends cut off, added up. An agent that builds no
+    network has a single episode in a visit.
 
     Args:
         stage: where it is kept.
@@ -190,10 +194,8 @@ def train_thesis(
         return
     visits = Visits(kind, seed, **options)
     visits.round(calibrate=True)
-    values: dict[str, float] = {}
     for epoch in tqdm(range(1, epochs + 1), desc=stage.name, leave=False, disable=None):
-        learn_finite(lambda: values.update(visits.round()), visits.model, stage)
-        stage.log(epoch, values)
+        stage.log(epoch, learn_finite(visits.round, visits.model, stage))
     kept = finished_networks(visits, rate, shots) if shots else {}
     tensors = {f"pool.{k}": t[0] for k, t in visits.pool._asdict().items()}
     stage.save(epochs, tensors, kept, finished=True)

@@ -123,3 +123,33 @@ def test_few_points_are_learned_from_and_all_judge() -> None:
             optimiser.step()
         error = (network(leaves, env.x) - env.y[3]).square().mean()
         assert float(found[name]) == pytest.approx(error.item(), rel=1e-3)
+
+
+def test_an_epochs_return_adds_up_what_the_visits_ends_cut_off(monkeypatch) -> None:
+    visits, cut = Visits("ppo", 3, **SHORT), []
+
+    def watched(task, *, calibrate=False):
+        episodes: list[list[float]] = [[]]
+        original = ThesisLayerPool.step
+
+        def step(env, state, action, generator):
+            after, step = original(env, state, action, generator)
+            episodes[-1].append(float(step.reward))
+            if bool(step.terminated):
+                episodes.append([])
+            return after, step
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ThesisLayerPool, "step", step)
+            diary = Visits.visit(visits, task, calibrate=calibrate)
+        cut.append(sum(episodes[-1]))
+        assert diary.returns == [pytest.approx(sum(e), abs=1e-5) for e in episodes[:-1]]
+        return diary
+
+    monkeypatch.setattr(visits, "visit", watched)
+    visits.round(calibrate=True)
+    cut.clear()
+    values = visits.round()
+    assert len(cut) == TASKS - 1
+    assert min(cut) < -0.5
+    assert values["epoch_return"] == pytest.approx(sum(cut), abs=1e-4)

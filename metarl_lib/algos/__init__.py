@@ -6,7 +6,7 @@ from metarl_lib.algos.evolution import EvolutionSettings
 from metarl_lib.algos.learners import LifeSettings
 from metarl_lib.algos.lives import Lives
 from metarl_lib.algos.maml import MAML
-from metarl_lib.algos.maml_outer import AfterSteps, WholeLife
+from metarl_lib.algos.maml_outer import AfterSteps, EachEpisode, WholeLife
 from metarl_lib.algos.maml_policy import MAMLPolicy
 from metarl_lib.algos.meta_gradient import MetaGradient
 from metarl_lib.algos.outer_loop import OuterLoop
@@ -23,6 +23,7 @@ __all__ = [
     "ActorCritic",
     "AfterSteps",
     "Agent",
+    "EachEpisode",
     "EvolutionSettings",
     "JointTraining",
     "LifeSettings",

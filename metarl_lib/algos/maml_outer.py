@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from metarl_lib.algos.linear_baseline import fit
@@ -15,7 +16,8 @@ class WholeLife(PPO):
     """PPO that judges all actions of a `MAMLPolicy`'s life, against the baseline of its steps.
 
     Where that is the linear one, a row's own rewards and nothing else decide what its actions
-    are compared with.
+    are compared with. Credit crosses the ends of episodes, up to the end of the life: so an action
+    is paid for what is earned with what it found out.
 
     Args:
         env: see `PPO`.
@@ -40,10 +42,9 @@ class WholeLife(PPO):
     def judge(self, segment: Segment) -> tuple[Tensor, Tensor]:
         """Advantages of the actions from number `first` on, and 0 before it."""
         s = self.settings
-        seen, rewards, ended = segment.observations, segment.rewards, segment.ended
-        advantages = gae(
-            rewards, segment.values, segment.next_values, ended, s.discount, s.gae_lambda
-        )
+        seen, rewards = segment.observations, segment.rewards
+        ended, following = self.ends(segment)
+        advantages = gae(rewards, segment.values, following, ended, s.discount, s.gae_lambda)
         returns = advantages + segment.values
         counted, late = advantages.new_zeros(advantages.shape), slice(self.first, None)
         if self.model.baseline == "linear":
@@ -54,8 +55,35 @@ class WholeLife(PPO):
         counted[late] = standardise(judged)
         return counted, returns
 
+    def ends(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """Where credit ends, and the value of what follows each action: `[T, B]` each."""
+        return segment.ended, segment.next_values
 
-class AfterSteps(WholeLife):
+
+class EachEpisode(WholeLife):
+    """PPO that judges each action of a `MAMLPolicy`'s life by the rest of its own episode.
+
+    A reward after an episode's end says nothing about an action before it, unless something was
+    learned in between.
+
+    Args:
+        env: a `Trial`, whose observations say where an episode has begun; see `PPO`.
+        model: see `PPO`.
+        settings: see `PPO`; a segment is a whole trial.
+        streams: see `PPO`.
+
+    Raises:
+        ValueError: where segments are no whole trials.
+    """
+
+    def ends(self, segment: Segment) -> tuple[Tensor, Tensor]:
+        """The ends of episodes, as the next observation tells them; nothing follows these."""
+        told = segment.observations[1:, :, -1] > 0
+        over = torch.cat([told, segment.ended[-1:]]) | segment.ended
+        return over, segment.next_values.masked_fill(over, 0.0)
+
+
+class AfterSteps(EachEpisode):
     """PPO that judges a `MAMLPolicy` by the actions after its last gradient step alone.
 
     This is the objective of Finn, Abbeel & Levine (2017): the actions before are data to learn

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metarl_lib.algos import AfterSteps, MAMLPolicy, Settings, WholeLife
+from metarl_lib.algos import AfterSteps, EachEpisode, MAMLPolicy, Settings, WholeLife
 from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.base import Experiment, check_positive, option, row
@@ -36,9 +36,10 @@ NAME = "maml_rl"
 class Variant(NamedTuple):
     """How an agent is trained, if it is, and what it sees and does.
 
-    `stepping` says whether it takes gradient steps in training, `judged` what its outer loop
-    counts: what comes `"after"` the step, or the `"whole"` life. The `baseline` is that of both
-    loops. Who is `told` sees the goal.
+    `stepping` says whether it takes gradient steps in training, `judged` what an action is paid
+    for in its outer loop: one `"after"` the step for the rest of its episode, and those before it
+    for nothing; each action of `"each"` episode for the rest of it; or all for the rest of the
+    `"whole"` life. The `baseline` is that of both loops. Who is `told` sees the goal.
     """
 
     trained: bool = True
@@ -56,10 +57,11 @@ VARIANTS = {
     "first-order": Variant(first_order=True),
     "maml-life": Variant(judged="whole"),
     "maml-critic": Variant(baseline="critic"),
-    "joint": Variant(stepping=False, judged="whole"),
+    "joint": Variant(stepping=False, judged="each"),
     "random": Variant(trained=False, stepping=False),
-    "told": Variant(stepping=False, judged="whole", told=True),
+    "told": Variant(stepping=False, judged="each", told=True),
 }
+OUTER_LOOPS = {"after": AfterSteps, "each": EachEpisode, "whole": WholeLife}
 
 TUNED = ("joint", "random")
 """Agents that never took a step in training; the size of theirs is chosen afterwards."""
@@ -167,7 +169,7 @@ def train(config: Config, run: Run, variant: str) -> None:
     model = make_agent(config, variant, run.seed, training=True)
     if chosen.trained:
         env = env_of(variant, config.segment // robot().max_steps)
-        algorithm = AfterSteps if chosen.judged == "after" else WholeLife
+        algorithm = OUTER_LOOPS[chosen.judged]
         weight = config.value_weight if chosen.baseline == "critic" else 0.0
         settings = replace(config, value_weight=weight)
         train_agent(run.stage(variant), env, model, settings, run.seed, index, algorithm=algorithm)
@@ -267,7 +269,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/01_maml.md",
     claim="One policy-gradient step from learned weights takes a robot to a goal it cannot see",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "1 min", "full": "15 min"},
+    cost={"smoke": "5 s", "book": "1 min", "full": "10 min"},
     run=run,
     evaluate=evaluate,
 )

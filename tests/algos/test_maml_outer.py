@@ -8,11 +8,12 @@ from streams import stream
 from torch import Tensor
 from torch.func import grad, hessian, vmap
 
-from metarl_lib.algos import AfterSteps, MAMLPolicy, Settings, Streams, WholeLife
+from metarl_lib.algos import AfterSteps, EachEpisode, MAMLPolicy, Settings, Streams, WholeLife
 from metarl_lib.algos.linear_baseline import fit
 from metarl_lib.algos.maml_policy import RowSteps, in_episode
 from metarl_lib.algos.ppo import Segment
 from metarl_lib.envs.bandit import Bandit
+from metarl_lib.envs.point_robot import PointRobot
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.meta_training import play
 
@@ -203,6 +204,40 @@ def test_only_what_comes_after_the_last_step_is_judged(loop, segment, first, bas
         late = plain_advantages(lived, *own, first)
     expected = (late - late.mean()) / late.std()
     assert torch.equal(counted[:first], torch.zeros(first, 64))
+    torch.testing.assert_close(counted[first:], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("baseline", ["critic", "linear"])
+@pytest.mark.parametrize(
+    ("loop", "first", "length"), [(AfterSteps, 40, 20), (EachEpisode, 0, 20), (WholeLife, 0, 80)]
+)
+def test_credit_ends_with_the_episode_or_with_the_life(loop, first, length, baseline) -> None:
+    """Four episodes of twenty steps; a gradient step after two of them."""
+    env = Trial(PointRobot(), 4)
+    torch.manual_seed(0)
+    agent = MAMLPolicy(
+        env.observation_space, env.action_space, (8,), horizon=40, rate=0.1, state_only=True,
+        baseline=baseline,
+    )  # fmt: skip
+    settings = Settings(
+        rows=64, segment=80, updates=1, whole_trials=True, discount=0.9, gae_lambda=0.8
+    )
+    training = loop(env, agent, settings, Streams(*(stream(k) for k in range(4))))
+    lived, _ = training.collect()
+    counted, returns = training.judge(lived)
+    over = (torch.arange(80) % length == length - 1)[:, None].expand(80, 64)
+    lived = lived._replace(ended=over)
+    advantages = plain_advantages(lived, lived.values, lived.next_values)
+    if loop is not WholeLife:  # a life that the clock ends goes on, as far as its value is asked
+        torch.testing.assert_close(returns, advantages + lived.values, rtol=1e-4, atol=1e-5)
+    late = advantages[first:]
+    if baseline == "linear":
+        looked = agent.look(lived.observations[first:])
+        own = fit(looked, lived.rewards[first:], over[first:], 0.9)
+        late = plain_advantages(lived, *own, first)
+    elif loop is WholeLife:
+        return
+    expected = (late - late.mean()) / late.std()
     torch.testing.assert_close(counted[first:], expected, rtol=1e-4, atol=1e-4)
 
 

@@ -150,6 +150,8 @@ def test_the_outer_loops(tmp_path, monkeypatch) -> None:
     after = {"maml", "maml-ratio", "maml-critic", "first-order"}
     assert used.keys() == maml_rl.VARIANTS.keys() - {"random"}
     assert {v for v, (name, *_) in used.items() if name == "AfterSteps"} == after
+    each = {"joint", "told"}
+    assert {v for v, (name, *_) in used.items() if name == "EachEpisode"} == each
     assert {episodes for _, episodes, _ in used.values()} == {2}
     assert len({index for *_, index in used.values()}) == len(used)
 

@@ -104,8 +104,9 @@ def run(config: Config, run: Run) -> list[Row]:
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:
-    """The tests of what every seed trains, again, from the published pools and weights."""
-    return measured(config, seed, tensors, config.in_every_seed)
+    """The tests of pools and initial weights, again, of all of which there are tensors."""
+    names = {name.split(".")[0] for name in tensors}
+    return measured(config, seed, tensors, [v for v in config.variants if v in names])
 
 
 def measured(

@@ -1,166 +1,41 @@
-"""The pool of layers as the thesis trained it: visits to tasks, one after the other, with SB3."""
+"""The pool of layers as the thesis trained it, and what networks built from it are worth."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium.wrappers import NormalizeObservation
-from sb3_contrib import RecurrentPPO
-from stable_baselines3 import PPO
+from gymnasium.wrappers.utils import RunningMeanStd
 from torch import Tensor
 from tqdm import tqdm
 
-from metarl_lib.envs.adapters import SingleEnv
-from metarl_lib.envs.layer_pool_thesis import CarriedRows, ThesisLayerPool, ThesisTasks
+from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool, ThesisState, ThesisTasks
 from metarl_lib.experiments.base import row
-from metarl_lib.experiments.learners import learn_finite, seed_of
+from metarl_lib.experiments.learners import learn_finite
 from metarl_lib.experiments.protocols import torch_default_init
+from metarl_lib.experiments.thesis_visits import TASKS, Visits
 from metarl_lib.rules.adam import adam
 from metarl_lib.rules.network import Params
 from metarl_lib.rules.pool import Pool
 from metarl_lib.runs import Row, Stage, generator
 
-TASKS = 7
-KINDS: dict[str, Any] = {
-    "recurrent-ppo": (RecurrentPPO, "MlpLstmPolicy"),
-    "ppo": (PPO, "MlpPolicy"),
-}
+EPSILON = 1e-8
+"""Under the root of the observations' deviation, as in Gymnasium's wrapper."""
+
 CURVE = (0, 1, 3, 10, 20, 30, 50, 99)
 """Steps of Adam at which an error is reported."""
 
 PATIENCE = 200
 """Steps after which a policy that builds no network is given up, and layers are drawn for it."""
 
+WARM_UP = 20
+"""Networks that a policy builds for a task before the one that counts.
 
-def seeds_of(seed: int) -> dict[str, Any]:
-    """What draws the pool and the tasks of a run, as options of `ThesisLayerPool`."""
-    names = {"pool_seed": "init", "task_seed": "tasks"}
-    return {name: generator(seed, stream).initial_seed() for name, stream in names.items()}
-
-
-@dataclass
-class Diary:
-    """What happened in a visit: of each episode the return, the errors and the last loss.
-
-    `unfinished` is the return so far of the episode that the visit's end cuts off, and 0 where
-    the visit ends with an episode.
-    """
-
-    returns: list[float] = field(default_factory=list)
-    unfinished: float = 0.0
-    errors: int = 0
-    steps: int = 0
-    final: list[float] = field(default_factory=list)
-
-
-class Watcher(gymnasium.Wrapper):
-    """Keeps a diary, and the losses of the episode that is going on."""
-
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        self.diary = Diary()
-        self.losses: list[float] = []
-
-    def reset(self, **options: Any) -> Any:
-        """As the environment's."""
-        self.losses, self.diary.unfinished = [], 0.0
-        return self.env.reset(**options)
-
-    def step(self, action: Any) -> Any:
-        """As the environment's."""
-        found = self.env.step(action)
-        _, reward, ended, _, info = found
-        self.losses.append(info["loss"])
-        self.diary.unfinished += float(reward)
-        self.diary.errors += int(info["error"])
-        self.diary.steps += 1
-        if ended:
-            self.diary.returns.append(self.diary.unfinished)
-            self.diary.final.append(info["loss"])
-        return found
-
-
-class Visits:
-    """A learner of Stable-Baselines3 that visits the training tasks in turn.
-
-    Each visit is an environment of its own, with one task and fresh running means of the
-    observations; the pool goes on from visit to visit. The first round only finds the range of
-    each task's losses. After each later visit the range takes in the losses of the last episode,
-    which the visit's end may have cut off, as in the code.
-
-    Args:
-        kind: `"recurrent-ppo"` or `"ppo"`.
-        seed: the root seed: of the tasks, the pool and the learner.
-        scaling: of the rewards.
-        timesteps: of a visit; the learner rounds them up to whole rollouts.
-        inner_steps: of Adam in an episode.
-        options: of the learner.
-    """
-
-    def __init__(
-        self,
-        kind: str,
-        seed: int,
-        *,
-        scaling: str = "as_coded",
-        timesteps: int = 1000,
-        inner_steps: int = 30,
-        **options: Any,
-    ) -> None:
-        self.common: dict[str, Any] = {
-            "tasks": TASKS, "inner_steps": inner_steps, "scaling": scaling, **seeds_of(seed),
-        }  # fmt: skip
-        self.kind, self.timesteps, self.seed = kind, timesteps, seed
-        self.bounds = [[math.inf, -math.inf] for _ in range(TASKS)]
-        env = ThesisLayerPool(**self.common, task=0)
-        self.pool = Pool(*(part[None].clone() for part in env.pool))
-        make, policy = KINDS[kind]
-        chosen = seed_of(seed, list(KINDS).index(kind))
-        self.model = make(policy, SingleEnv(env), seed=chosen, device="cpu", **options)
-
-    def visit(self, task: int, *, calibrate: bool = False) -> Diary:
-        """Learn on one task."""
-        bounds = None if calibrate else self.bounds
-        env = ThesisLayerPool(**self.common, task=task, bounds=bounds)
-        single = SingleEnv(env)
-        single.rows = CarriedRows(env)
-        low, high = torch.tensor(self.bounds[task])[:, None]
-        single.rows.carried = (self.pool, low, high)
-        watcher = Watcher(single)
-        self.model.set_env(NormalizeObservation(watcher))
-        self.model.learn(self.timesteps)
-        end = single.rows.state.tasks
-        self.pool = Pool(*(part.clone() for part in end.pool))
-        if calibrate:
-            self.bounds[task] = [float(end.low), float(end.high)]
-        elif watcher.losses:
-            low, high = self.bounds[task]
-            self.bounds[task] = [min(low, *watcher.losses), max(high, *watcher.losses)]
-        return watcher.diary
-
-    def round(self, *, calibrate: bool = False) -> dict[str, float]:
-        """Visit all training tasks; means over them, or over the networks that were built."""
-        diaries = [self.visit(task, calibrate=calibrate) for task in range(TASKS - 1)]
-        returns = [r for d in diaries for r in d.returns]
-        values = {
-            "errors": float(np.mean([d.errors for d in diaries])),
-            "networks": len(returns) / len(diaries),
-            "epoch_return": sum(d.unfinished for d in diaries),
-        }
-        if returns:
-            values |= {
-                "errors_per_episode": sum(d.errors for d in diaries) / len(returns),
-                "return": float(np.mean(returns)),
-                "positive_returns": float(np.mean([r > 0 for r in returns])),
-                "final_loss": float(np.mean([loss for d in diaries for loss in d.final])),
-            }
-        return values
+A policy sees observations less their running mean, over their deviation, and both start anew with
+every visit. So they do here, and have settled by then as they have within a visit.
+"""
 
 
 def train_thesis(
@@ -224,6 +99,9 @@ def finished_networks(visits: Visits, rate: float, shots: tuple[int, ...]) -> di
     for name, (chooser, layers, inner) in cases.items():
         builder = Builder(visits, chooser, layers, inner)
         found |= network_values(name, builder.env, builder.build, visits.seed, rate, shots)
+        *train, held_out = builder.errors
+        found[f"{name}/train_errors"] = sum(train) / len(train)
+        found[f"{name}/eval_errors"] = float(held_out)
     env = ThesisLayerPool(**visits.common)
 
     def drawn(task: int) -> Params:
@@ -251,33 +129,48 @@ class Builder:
         pool: trained; None for that of the start.
         inner_steps: of Adam on all points of the task, at the start of an episode and at its
             end; 0 to leave both out, so that the network is what the pool's layers are.
+
+    `errors` are those made on the way to each network, task by task.
     """
 
     def __init__(self, visits: Visits, policy: Any, pool: Pool | None, inner_steps: int) -> None:
         self.env = ThesisLayerPool(**(visits.common | {"inner_steps": inner_steps}))
         self.policy, self.seed = policy, visits.seed
         self.pool = self.env.pool if pool is None else pool
+        self.errors = [0] * TASKS
 
     @torch.no_grad()
     def build(self, task: int) -> Params:
         """The parameters of the network for a task, `[1, …]` each."""
-        env, stream = self.env, generator(self.seed, "evaluation", task)
-        pool = Pool(*(part[None].clone() for part in self.pool))
-        tasks = ThesisTasks(torch.tensor([task]), pool, torch.zeros(1), torch.ones(1))
-        state, seen = env.reset(tasks, stream)
-        memory, ended, t = None, False, 0
+        stream = generator(self.seed, "evaluation", task)
+        known = RunningMeanStd(shape=self.env.observation_space.shape, dtype=np.float32)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stream.initial_seed())
-            while not ended:
-                action, memory = self._act(seen, memory, t)
-                state, step = env.step(state, action, stream)
-                seen, ended, t = step.observation, bool(step.terminated), t + 1
-        return env.params(state)
+            for _ in range(WARM_UP + 1):
+                state, self.errors[task] = self._episode(task, known, stream)
+        return self.env.params(state)
 
-    def _act(self, seen: Tensor, memory: Any, t: int) -> tuple[Tensor, Any]:
+    def _episode(
+        self, task: int, known: RunningMeanStd, stream: torch.Generator
+    ) -> tuple[ThesisState, int]:
+        """The network at the end of an episode, which leaves the pool as it is, and its errors."""
+        env, pool = self.env, Pool(*(part[None].clone() for part in self.pool))
+        tasks = ThesisTasks(torch.tensor([task]), pool, torch.zeros(1), torch.ones(1))
+        state, seen = env.reset(tasks, stream)
+        memory, ended, errors, t = None, False, 0, 0
+        while not ended:
+            known.update(seen.numpy())
+            normal = (seen.numpy() - known.mean) / np.sqrt(known.var + EPSILON)
+            action, memory = self._act(normal.astype(np.float32), memory, t)
+            state, step = env.step(state, action, stream)
+            errors += int(step.info["error"])
+            seen, ended, t = step.observation, bool(step.terminated), t + 1
+        return state, errors
+
+    def _act(self, seen: np.ndarray, memory: Any, t: int) -> tuple[Tensor, Any]:
         if t >= PATIENCE:
             return torch.randint(self.env.num_layers, (1,)), memory
-        action, memory = self.policy.predict(seen.numpy(), memory, np.array([t == 0]))
+        action, memory = self.policy.predict(seen, memory, np.array([t == 0]))
         return torch.as_tensor(action), memory
 
 

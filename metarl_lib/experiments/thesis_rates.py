@@ -14,7 +14,8 @@ from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool
 from metarl_lib.experiments.base import Experiment, check_minibatch, check_positive, option, row
 from metarl_lib.experiments.meta_training import last_logged
 from metarl_lib.experiments.pool_variants import THESIS
-from metarl_lib.experiments.thesis_pool import CURVE, TASKS, seeds_of, train_thesis
+from metarl_lib.experiments.thesis_pool import CURVE, train_thesis
+from metarl_lib.experiments.thesis_visits import TASKS, seeds_of
 from metarl_lib.rules.adam import adam
 from metarl_lib.rules.checks import look_up
 from metarl_lib.rules.network import Params

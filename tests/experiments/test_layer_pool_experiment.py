@@ -198,7 +198,7 @@ def test_evaluating_repeats_the_tests_to_the_last_bit(finished) -> None:
         "maml-k10",
         "oracle-k10",
     }
-    assert not {row["variant"] for row in found} & set(COSTLY)
+    assert {row["variant"] for row in found} >= set(COSTLY) - set(pool_variants.THESIS)
     for row in found:
         assert values[row["variant"], row["metric"]] == row["value"]
 

@@ -5,8 +5,9 @@ import torch
 from streams import stream
 
 from metarl_lib.envs.layer_pool_thesis import ThesisLayerPool
-from metarl_lib.experiments.thesis_pool import CURVE, TASKS, seeds_of
+from metarl_lib.experiments.thesis_pool import CURVE
 from metarl_lib.experiments.thesis_rates import EXPERIMENT, Config, drawn_networks, evaluate
+from metarl_lib.experiments.thesis_visits import TASKS, seeds_of
 from metarl_lib.runs import generator
 
 pytestmark = pytest.mark.usefixtures("fast")

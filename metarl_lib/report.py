@@ -197,6 +197,10 @@ def load_claims(folder: Path | None = None) -> list[dict[str, Any]]:
     return claims
 
 
+UNDECIDED = "our seeds do not decide which of the two is larger"
+TOO_WIDE = "our seeds differ by too much, compared with the claimed number"
+
+
 def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     """Compare a claim with the interval that was measured.
 
@@ -210,9 +214,9 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     it is the 95 % prediction interval of one more run, which is √(seeds + 1) times as wide:
     the mean has standard error s/√n, one more run less the mean has s √(1 + 1/n).
 
-    An interval that holds the claimed value proves little when it holds everything else, too.
-    If it reaches further to each side of our mean than the claimed number is large, so that
-    nothing and twice as much could hardly be told apart, the claim cannot be checked.
+    An interval that holds the claimed value proves little when it holds much else, too. If it
+    reaches further to each side of our mean than half the claimed number, the claim cannot be
+    checked. Nor can an order of two agents whose difference has either sign in our interval.
     """
     if claim.get("why"):
         return f"cannot be checked: {claim['why']}"
@@ -228,9 +232,11 @@ def verdict(claim: Mapping[str, Any], measured: pd.Series | None) -> str:
     beyond = high < value if bound == "upper" else bool(bound) and low > value
     if beyond:
         return "reproduced"
+    if bound == "above" and low <= value < high:
+        return f"cannot be checked: {UNDECIDED}"
     if bound != "above" and low <= value <= high:
-        if value and half > abs(value):
-            return "cannot be checked: our seeds differ by more than the claimed number is large"
+        if value and half > abs(value) / 2:
+            return f"cannot be checked: {TOO_WIDE}"
         return "reproduced"
     better = claim.get("better")
     if (better == "lower" and high < value) or (better == "higher" and low > value):
@@ -281,14 +287,15 @@ def ledger_html(table: pd.DataFrame) -> str:
         if measured:
             variant = row["variant"] + (f" less {row['less']}" if row.get("less") else "")
             origin += (
-                f" · {row['experiment']}: {variant}, {row['metric']}, "
-                f"{row['seeds']:.0f} seeds, {row['scale']} scale"
+                f" · metarl run {row['experiment']} --scale {row['scale']}: {variant}, "
+                f"{row['metric']}, {row['seeds']:.0f} seeds"
             )
         cells = (
             f"{html.escape(row['statement'])}<br><small>{html.escape(origin)}</small>",
             f"{row['value']:#.3g}",
             measured,
-            html.escape(row["verdict"]),
+            html.escape(row["verdict"])
+            + (f"<br><small>{html.escape(row['note'])}</small>" if row["note"] else ""),
         )
         lines.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "<tr><th>claim</th><th>claimed</th><th>measured</th><th>verdict</th></tr>"

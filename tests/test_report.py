@@ -281,7 +281,8 @@ def test_publish_refuses_and_writes_nothing(tmp_path, kind, words) -> None:
     assert not (tmp_path / "results").exists()
 
 
-WIDE = "cannot be checked: our seeds differ by more than the claimed number is large"
+WIDE = "cannot be checked: our seeds differ by too much, compared with the claimed number"
+OPEN = "cannot be checked: our seeds do not decide which of the two is larger"
 
 
 @pytest.mark.parametrize(
@@ -300,12 +301,13 @@ WIDE = "cannot be checked: our seeds differ by more than the claimed number is l
         ({"value": 2.0, "better": "higher"}, (1.5, 1.9), "not reproduced"),
         ({"value": 2.0, "better": "higher"}, (1.9, 2.3), "reproduced"),
         ({"value": 2.0, "better": "lower", "tolerance": 0.2}, (1.5, 1.9), "reproduced"),
-        ({"value": 2.0}, (-0.1, 3.8), "reproduced"),
-        ({"value": 2.0}, (-0.1, 4.0), WIDE),
-        ({"value": -2.0}, (-4.0, 0.1), WIDE),
-        ({"value": 2.0, "bound": "upper"}, (-0.1, 4.0), WIDE),
+        ({"value": 2.0}, (1.0, 2.9), "reproduced"),
+        ({"value": 2.0}, (0.9, 3.0), WIDE),
+        ({"value": -2.0}, (-3.0, -0.9), WIDE),
+        ({"value": 2.0, "bound": "upper"}, (0.9, 3.0), WIDE),
         ({"value": 2.0, "bound": "upper"}, (-4.0, 1.0), "reproduced"),
-        ({"value": 2.0, "bound": "above"}, (-0.1, 4.0), "not reproduced"),
+        ({"value": 2.0, "bound": "above"}, (-0.1, 4.0), OPEN),
+        ({"value": 2.0, "bound": "above"}, (-0.1, 2.0), "not reproduced"),
         ({"value": 0.0}, (-5.0, 4.0), "reproduced"),
         ({"value": 2.0}, None, "cannot be checked: nothing is published yet"),
         ({"value": 2.0, "why": "no code"}, (1.9, 2.1), "cannot be checked: no code"),
@@ -368,7 +370,7 @@ def test_claims_with_wrong_fields_are_refused(tmp_path, claim, words) -> None:
 
 def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
     folder = tmp_path / "results"
-    publish([make_run(tmp_path / f"s{seed}", seed) for seed in (0, 1)], folder)
+    publish([make_run(tmp_path / f"s{seed}", seed) for seed in (0, 1, 2)], folder)
     write_claims(
         folder,
         CLAIM,
@@ -383,8 +385,8 @@ def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
         "cannot be checked: hard-coded",
         "cannot be checked: nothing is published yet",
     ]
-    assert found.loc["A1", "mean"] == 10.5
-    assert found.loc["A1", "seeds"] == 2
+    assert found.loc["A1", "mean"] == 11
+    assert found.loc["A1", "seeds"] == 3
     assert found.loc["A2", "note"] == "far off"
     assert pd.isna(found.loc["A3", "mean"])
     assert tally([CLAIM["experiment"]], folder) in (
@@ -448,12 +450,28 @@ def test_single_values_stand_side_by_side_and_in_text() -> None:
 def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
     line = {"id": "X1", "source": "000", "experiment": "e", "metric": "m", "variant": "v"}
     line |= {"statement": "a < b", "value": 2.5, "mean": 2.0, "low": 1.0, "high": 3.0}
-    line |= {"seeds": 5, "budget": 10, "scale": "full", "verdict": "reproduced", "note": ""}
-    unchecked = line | {"mean": None, "low": None, "high": None, "verdict": "cannot be checked: x"}
+    line |= {
+        "seeds": 5,
+        "budget": 10,
+        "scale": "full",
+        "verdict": "reproduced",
+        "note": "at < once",
+    }
+    unchecked = line | {
+        "note": "",
+        "mean": None,
+        "low": None,
+        "high": None,
+        "verdict": "cannot be checked: x",
+    }
     rows = report.ledger_html(pd.DataFrame([line, unchecked])).split("<tr>")[2:]
     assert "a &lt; b" in rows[0]
     assert "5 seeds" in rows[0]
-    assert "<td>2.50</td><td>2.00 [1.00, 3.00]</td><td>reproduced</td>" in rows[0]
+    assert "metarl run e --scale full: v, m" in rows[0]
+    assert (
+        "<td>2.50</td><td>2.00 [1.00, 3.00]</td><td>reproduced<br><small>at &lt; once</small></td>"
+        in rows[0]
+    )
     assert "<td>2.50</td><td></td><td>cannot be checked: x</td>" in rows[1]
 
 
@@ -484,8 +502,10 @@ def test_a_smaller_scale_does_not_replace_a_larger_one(tmp_path) -> None:
         ("upper", 0.1, 0.3, "not reproduced"),
         ("upper", -0.3, -0.1, "reproduced"),
         ("above", 0.1, 0.3, "reproduced"),
-        ("above", 0.0, 0.3, "not reproduced"),
-        ("above", -0.1, 0.3, "not reproduced"),
+        ("above", 0.0, 0.3, OPEN),
+        ("above", -0.1, 0.3, OPEN),
+        ("above", -0.1, 0.0, "not reproduced"),
+        ("above", 0.0, 0.0, "not reproduced"),
         (None, 0.1, 0.3, "not reproduced"),
     ],
 )

@@ -52,7 +52,6 @@ class PEARLSettings:
     meta_batch: int = option(16, "tasks in a gradient step")
     batch: int = option(64, "transitions of each of them, from all its past")
     context: int = option(100, "most transitions of a context, from its latest episodes")
-    growing: bool = option(False, "whether a gradient step draws how many of these it looks at")
     capacity: int = option(5000, "transitions of a task that are kept")
     learning_rate: float = option(1e-3, "learning rate of all networks at the start")
     learning_rate_end: float = option(0.0, "learning rate at the end, approached linearly")
@@ -60,7 +59,7 @@ class PEARLSettings:
     temperature: float = option(0.01, "reward that a nat of the policy's entropy is worth")
     kl_weight: float = option(0.1, "weight of the divergence of belief from prior")
     polyak: float = option(0.005, "share of the critic that its slow copy takes over in a step")
-    held: int = option(0, "of the episodes by the prior, how many hold one random action each")
+    hold: bool = option(False, "whether episodes by the prior hold one random action each")
     bootstrap: bool = option(True, "whether an episode that the clock ended counts as going on")
 
     def __post_init__(self) -> None:
@@ -73,11 +72,6 @@ class PEARLSettings:
         check_not_negative(self, "temperature", "kl_weight")
         check_not_negative(self, "learning_rate_end")
         check_share(self, "discount", "polyak")
-        check_whole(self, "held", least=0)
-        if self.held > self.prior_episodes:
-            raise ValueError(
-                f"held={self.held}: must be at most the {self.prior_episodes} episodes by the prior"
-            )
         if self.collected > self.tasks:
             raise ValueError(f"collected={self.collected}: must be at most the {self.tasks} tasks")
 
@@ -181,7 +175,7 @@ class PEARL:
         lived = live(
             self.env, self.model, map_tree(lambda t: t[which], self.tasks), s.episodes,
             self.streams.environment, self.streams.actions, prior_episodes=prior_episodes,
-            context=s.context, lesson=self.lesson, bootstrap=s.bootstrap, held=s.held,
+            context=s.context, lesson=self.lesson, bootstrap=s.bootstrap, hold=s.hold,
         )  # fmt: skip
         flat = Transitions(*(part.flatten(1, 2) for part in lived.steps))
         self.replay.add(which, flat, lived.real.flatten(1))
@@ -199,10 +193,7 @@ class PEARL:
         s, stream = self.settings, self.streams.minibatches
         tasks = torch.randint(s.tasks, (s.meta_batch,), generator=stream, device=stream.device)
         batch = self.replay.draw(tasks, s.batch, stream)
-        episodes = s.episodes
-        if s.growing:
-            episodes = int(torch.randint(1, episodes + 1, (1,), generator=stream))
-        belief = self.model.encoder(*self.contexts.draw(tasks, s.context, stream, episodes))
+        belief = self.model.encoder(*self.contexts.draw(tasks, s.context, stream))
         z = belief.draw(stream).unsqueeze(1).expand(-1, s.batch, -1)
         bellman, kl = self.critic_losses(batch, belief, z)
         self._step("critic", self.believers, bellman + s.kl_weight * kl)

@@ -172,7 +172,7 @@ def live(
     way: str = "posterior",
     lesson: Lesson | None = None,
     bootstrap: bool = True,
-    held: int = 0,
+    hold: bool = False,
 ) -> Lived:
     """Live several episodes with each task; what was lived so far is the context of the next.
 
@@ -190,8 +190,8 @@ def live(
             all, and draws from the prior in every episode.
         lesson: what is learned from in the place of the reward; None for the reward.
         bootstrap: whether an episode that the clock ended counts as going on.
-        held: does not ask the policy in so many of the episodes by the prior, the first ones; each
-            of them holds one action, drawn uniformly.
+        hold: does not ask the policy in the episodes by the prior; each of them holds one action,
+            drawn uniformly.
 
     Raises:
         ValueError: for another way.
@@ -208,7 +208,7 @@ def live(
         belief = model.encoder(*subset(seen, real, context, actions))
         z = belief.mean if way == "mean" else belief.draw(actions)
         act = partial(model.act, z=z, generator=None if greedy else actions)
-        if k < held:
+        if hold and k < prior_episodes:
             action = rows.new_empty(len(rows), model.outputs).uniform_(-1, 1, generator=actions)
             act = partial(_hold, action=action)
         steps, real, info = _episode(

@@ -119,17 +119,10 @@ class Contexts:
         self.rows[tasks], self.real[tasks] = rows.to(self.rows), real
 
     def draw(
-        self,
-        tasks: Integer[Tensor, " M"],
-        most: int,
-        generator: torch.Generator,
-        episodes: int | None = None,
+        self, tasks: Integer[Tensor, " M"], most: int, generator: torch.Generator
     ) -> tuple[Float[Tensor, "M n C"], Bool[Tensor, "M n"]]:
-        """A context of each task, at most so many transitions of its first episodes, or of all.
-
-        See `subset`.
-        """
-        rows, real = self.rows[tasks, :episodes], self.real[tasks, :episodes]
+        """A context of each task, at most so many of its transitions; see `subset`."""
+        rows, real = self.rows[tasks], self.real[tasks]
         return subset(rows.flatten(1, 2), real.flatten(1), most, generator)
 
 

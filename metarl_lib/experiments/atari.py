@@ -185,9 +185,9 @@ def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[R
 EXPERIMENT = Experiment(
     name=NAME,
     page="book/algorithms/03_meta_gradients.md",
-    claim="A learned discount does better than a fixed one on the games of Atari",
+    claim="Does a learned discount do better than a fixed one on the games of Atari?",
     presets=PRESETS,
-    cost={"smoke": "5 s", "book": "2 min", "full": "weeks; one run per seed on a cluster"},
+    cost={"smoke": "5 s", "book": "2 min", "full": "months on one core: split it by --games"},
     run=run,
     evaluate=evaluate,
 )

@@ -149,7 +149,7 @@ def tune_rl2(stage: Stage, config: Config, name: str, seed: int) -> None:
 EXPERIMENT = Experiment(
     name=NAME,
     page="book/algorithms/04_evolved_policy_gradients.md",
-    claim="A loss that was evolved teaches fresh learners new tasks in fewer steps than PPO",
+    claim="Does an evolved loss teach fresh learners new tasks in fewer steps than PPO?",
     presets=PRESETS,
     cost={"smoke": "10 s", "book": "2 min", "full": "45 min"},
     run=run,

@@ -332,7 +332,7 @@ def returned(tasks: PointTasks, place: Tensor) -> float:
 EXPERIMENT = Experiment(
     name=NAME,
     page="book/algorithms/05_one_table.md",
-    claim="Memories adapt in fewer steps than gradients, and generalise less",
+    claim="Do memories adapt in fewer steps than gradients, and generalise less?",
     presets=PRESETS,
     cost={"smoke": "5 s", "book": "1 min", "full": "30 min"},
     run=run,

@@ -73,7 +73,7 @@ class Config(Variants, PEARLSettings):
     learning_rate: float = option(2e-3, "learning rate of all networks at the start")
     kl_weight: float = option(0.005, "weight of the divergence of belief from prior")
     polyak: float = option(0.02, "share of the critic that its slow copy takes over in a step")
-    held: int = option(4, "of the episodes by the prior, how many hold one random action each")
+    hold: bool = option(True, "whether episodes by the prior hold one random action each")
     dense_iterations: int = option(200, "iterations where rewards are dense")
     dense_kl_weight: float = option(0.0005, "weight of the divergence there")
     told_iterations: int = option(100, "iterations of the agent that sees the goal")
@@ -107,7 +107,7 @@ class Config(Variants, PEARLSettings):
 
 PRESETS = {
     "smoke": Config(
-        tasks=4, iterations=2, collected=2, prior_episodes=1, held=1, posterior_episodes=1,
+        tasks=4, iterations=2, collected=2, prior_episodes=1, posterior_episodes=1,
         gradient_steps=2, meta_batch=2, batch=4, capacity=100, dense_iterations=1,
         told_iterations=1, hidden=(8,), latent=2, gru_units=4, gru_rows=4, gru_long=2,
         test_tasks=20, test_episodes=3,

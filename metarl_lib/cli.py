@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-import os
-import platform
-import shutil
 import sys
 from collections.abc import Callable, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
 
 import torch
 
-from metarl_lib import __version__
+from metarl_lib import __version__, doctor
 from metarl_lib.cli_run import UsageError, add_commands
 from metarl_lib.experiments import EXPERIMENTS
 from metarl_lib.publishing import publish
 from metarl_lib.report import results_folder
 from metarl_lib.runs import SCALES
-
-EXTRAS = {
-    "book": ("jupyter_book", "jupytext", "sphinx_proof", "sphinx_exercise"),
-    "test": ("pytest", "xdist", "nbmake", "beartype"),
-    "mujoco": ("mujoco", "metaworld"),
-    "ray": ("ray",),
-    "atari": ("ale_py",),
-    "bench": ("torchopt", "envpool"),
-}
 
 
 class Parser(argparse.ArgumentParser):
@@ -78,8 +64,8 @@ def build_parser() -> Parser:
     )
     publishing.set_defaults(action=publish_runs)
 
-    doctor = commands.add_parser("doctor", help="what is installed, and what this machine can do")
-    doctor.set_defaults(action=examine)
+    looking = commands.add_parser("doctor", help="what is installed, and what this machine can do")
+    looking.set_defaults(action=look_over)
     return parser
 
 
@@ -101,40 +87,12 @@ def publish_runs(options: argparse.Namespace, extra: list[str]) -> int:
     return 0
 
 
-def examine(options: argparse.Namespace, extra: list[str]) -> int:
-    """Print versions, devices and extras; exit status 1 when a needed package is missing."""
+def look_over(options: argparse.Namespace, extra: list[str]) -> int:
+    """Print what is installed and what is not; exit status 1 when a needed package is missing."""
     _refuse(extra)
-    print(f"metarl    {__version__}")
-    print(f"python    {platform.python_version()}")
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    print(f"machine   {platform.machine()}, {os.cpu_count()} CPUs, GPU: {gpu}")
-    missing = []
-    try:
-        requirements = metadata.requires("metarl_lib") or []
-    except metadata.PackageNotFoundError:
-        requirements = []
-        missing.append("metarl_lib")
-        print("metarl_lib            MISSING: pip install -e . in the checkout")
-    for requirement in requirements:
-        if "extra ==" in requirement:
-            continue
-        name = requirement.split(";")[0].strip()
-        for separator in "<>=!~ [(":
-            name = name.split(separator)[0]
-        try:
-            print(f"{name:<22}{metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            missing.append(name)
-            print(f"{name:<22}MISSING: pip install {name}")
-    for extra_name, modules in EXTRAS.items():
-        absent = [module for module in modules if importlib.util.find_spec(module) is None]
-        fix = f"missing {', '.join(absent)}: pip install 'metarl_lib[{extra_name}]'"
-        print(f"extra {extra_name:<16}{fix if absent else 'complete'}")
-    free = shutil.disk_usage(".").free / 2**30
-    print(f"disk      {free:.0f} GiB free here")
-    published = sorted(path.parent.name for path in results_folder().glob("*/summary.json"))
-    print(f"results   {', '.join(published) or 'none published'}")
-    return 1 if missing else 0
+    lines, complete = doctor.examine()
+    print("\n".join(lines))
+    return 0 if complete else 1
 
 
 def _refuse(extra: list[str]) -> None:

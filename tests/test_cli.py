@@ -7,9 +7,11 @@ import tomllib
 from pathlib import Path
 
 import jaxtyping
+import numpy as np
 import pytest
+import torch
 
-from metarl_lib import __version__, cli, cli_run
+from metarl_lib import __version__, cli, cli_run, doctor
 from metarl_lib.experiments import EXPERIMENTS
 from metarl_lib.runs import SCALES, DivergenceError, Run, read_json
 
@@ -77,25 +79,43 @@ def test_top_level_help_and_version(capsys, word) -> None:
 
 def test_doctor_reports_the_machine(capsys, monkeypatch) -> None:
     needed = ["torch>=2", "numpy (>1); python_version > '3'", 'ray[default]; extra == "ray"']
-    monkeypatch.setattr(cli.metadata, "requires", lambda name: needed)
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: needed)
     status, out, _ = metarl(capsys, "doctor")
     assert status == 0
-    for word in ("python", "torch", "CPUs", "extra mujoco", "disk", "results"):
+    for word in ("python", "CPUs", "threads   1", "extra mujoco", "browser", "disk", "results"):
         assert word in out
+    assert f"torch                 {torch.__version__.split('+')[0]}" in out
     assert "MISSING" not in out
     assert "ray  " not in out.split("extra")[0]
 
 
 def test_doctor_knows_every_extra(capsys, monkeypatch) -> None:
+    """With the version of what is there; and of what is not, what that leaves out, and the fix."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-    assert cli.EXTRAS.keys() == project["optional-dependencies"].keys()
-    monkeypatch.setitem(cli.EXTRAS, "bench", ("torchopt", "not_there"))
+    assert doctor.EXTRAS.keys() == project["optional-dependencies"].keys()
+    gone = doctor.Extra(("torch", "not.there", "not_there"), "nothing is timed")
+    monkeypatch.setattr(doctor, "EXTRAS", {"bench": gone, "ray": doctor.Extra(("numpy",), "")})
     _, out, _ = metarl(capsys, "doctor")
-    assert "not_there: pip install 'metarl_lib[bench]'" in out
+    fix = "pip install 'metarl_lib[bench]'; without it nothing is timed"
+    assert f"extra bench   missing not.there, not_there: {fix}" in out
+    assert f"extra ray     numpy {np.__version__}" in out
+
+
+def test_doctor_names_the_peers_of_the_benchmarks() -> None:
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    named = extras["optional-dependencies"]["bench"]
+    assert {line.split(">")[0] for line in named} == set(doctor.EXTRAS["bench"].modules)
+
+
+@pytest.mark.parametrize("found", [None, "/usr/bin/chromium"])
+def test_doctor_looks_for_a_browser(capsys, monkeypatch, found) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: found)
+    _, out, _ = metarl(capsys, "doctor")
+    assert f"browser   {found or 'none of chromium, '}" in out
 
 
 def test_doctor_notices_a_missing_package(capsys, monkeypatch) -> None:
-    monkeypatch.setattr(cli.metadata, "requires", lambda name: ["torch>=2", "not_there[x]>=1"])
+    monkeypatch.setattr(doctor.metadata, "requires", lambda name: ["torch>=2", "not_there[x]>=1"])
     status, out, _ = metarl(capsys, "doctor")
     assert status == 1
     assert "not_there             MISSING: pip install not_there" in out
@@ -103,9 +123,9 @@ def test_doctor_notices_a_missing_package(capsys, monkeypatch) -> None:
 
 def test_doctor_outside_of_an_installation(capsys, monkeypatch) -> None:
     def absent(name):
-        raise cli.metadata.PackageNotFoundError(name)
+        raise doctor.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(cli.metadata, "requires", absent)
+    monkeypatch.setattr(doctor.metadata, "requires", absent)
     status, out, _ = metarl(capsys, "doctor")
     assert status == 1
     assert "metarl_lib            MISSING" in out

@@ -22,7 +22,7 @@ from metarl_lib.files import read_json
 PACKAGE = Path(__file__).resolve().parent
 CLAIM_FIELDS = {"id", "source", "statement", "value", "experiment", "metric"}
 OPTIONAL_CLAIM_FIELDS = {
-    "variant", "less", "tolerance", "single_run", "bound", "better", "note", "why",
+    "variant", "less", "tolerance", "single_run", "bound", "better", "note", "why", "shown",
 }  # fmt: skip
 
 
@@ -252,14 +252,17 @@ def measured_of(claim: Mapping[str, Any], published: Published) -> pd.Series:
 
 
 def ledger(folder: Path | None = None) -> pd.DataFrame:
-    """Every claim beside what we measured, with a verdict."""
+    """Every claim beside what we measured, with a verdict.
+
+    What was measured stands beside a claim that cannot be checked, too, where it is `shown`.
+    """
     root = folder or results_folder()
     lines = []
     for claim in load_claims(root):
         measured = None
-        if not claim.get("why") and (root / claim["experiment"] / "summary.json").exists():
-            published = load_published(claim["experiment"], root)
-            measured = measured_of(claim, published)
+        asked = claim.get("shown") or not claim.get("why")
+        if asked and (root / claim["experiment"] / "summary.json").exists():
+            measured = measured_of(claim, load_published(claim["experiment"], root))
         line = {key: claim[key] for key in ("id", "source", "statement", "value", "experiment")}
         line["variant"], line["metric"] = claim.get("variant", ""), claim["metric"]
         line["less"] = claim.get("less", "")

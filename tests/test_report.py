@@ -377,6 +377,7 @@ def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
         CLAIM | {"id": "A2", "value": 100.0, "note": "far off"},
         CLAIM | {"id": "A3", "why": "hard-coded"},
         CLAIM | {"id": "A4", "experiment": "later"},
+        CLAIM | {"id": "A5", "why": "no such agent", "shown": True},
     )
     found = ledger(folder).set_index("id")
     assert found["verdict"].tolist() == [
@@ -384,16 +385,18 @@ def test_the_ledger_puts_each_claim_beside_its_number(tmp_path) -> None:
         "not reproduced",
         "cannot be checked: hard-coded",
         "cannot be checked: nothing is published yet",
+        "cannot be checked: no such agent",
     ]
     assert found.loc["A1", "mean"] == 11
     assert found.loc["A1", "seeds"] == 3
     assert found.loc["A2", "note"] == "far off"
-    assert pd.isna(found.loc["A3", "mean"])
+    assert found.loc["A5", "mean"] == 11  # shown, though it decides nothing
+    assert found.loc[["A3", "A4"], "mean"].isna().all()
     assert tally([CLAIM["experiment"]], folder) in (
-        "1 reproduced, 1 not reproduced, 1 cannot be checked",
-        "1 not reproduced, 1 reproduced, 1 cannot be checked",
+        "2 cannot be checked, 1 reproduced, 1 not reproduced",
+        "2 cannot be checked, 1 not reproduced, 1 reproduced",
     )
-    assert tally([CLAIM["experiment"], "later"], folder).startswith("2 cannot be checked, 1 ")
+    assert tally([CLAIM["experiment"], "later"], folder).startswith("3 cannot be checked, 1 ")
     assert tally(["nowhere"], folder) == ""
 
 

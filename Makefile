@@ -19,7 +19,7 @@ BOOTSTRAP := bash book/_tools/bootstrap.sh "$(PYTHON)" $(VENV)
 # One thread per process: two processes share two cores. Kernels choose their own plot backend.
 QUIET_CORES := env -u MPLBACKEND OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: help book test lint sync bench serve repo clean
+.PHONY: help book test lint sync picture bench serve repo clean
 
 help: ## say what there is
 	@echo "make TARGET, where TARGET is one of"
@@ -49,6 +49,9 @@ lint: $(TEST_STAMP) ## check style, types and spelling
 
 sync: $(BOOK_STAMP) ## write the notebook beside each page
 	@$(RUN) book/_tools/sync.py
+
+picture: $(BOOK_STAMP) ## draw the picture of the landing page again
+	@$(RUN) book/_tools/picture.py
 
 bench: $(BENCH_STAMP) ## time the library against its peers, quickly
 	@set -e; for script in benchmarks/*.py; do [ -e "$$script" ] || continue; \

@@ -5,12 +5,17 @@ A phone shows it at a third of its size, so its words are large and stand beside
 
 from __future__ import annotations
 
+from hashlib import sha256
+
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from pages import ROOT
 
 from metarl_lib import plots
-from metarl_lib.report import Published, load_published
+from metarl_lib.report import Published, load_published, results_folder
+
+PICTURE = ROOT / "book" / "_static" / "overview.png"
+SHOWN = ("perturbation_noise", "update_rule", "harlow", "maze_long")
 
 LOSSES = {
     "wp": "noise on the weights",
@@ -101,6 +106,12 @@ def harlow(ax: Axes) -> None:
     ax.set(ylim=(45, 106), xticks=list(choices), title="Is one reward enough?")
 
 
+def fingerprint() -> str:
+    """Of all published numbers of what is shown; the picture carries it."""
+    folders = (results_folder() / name for name in SHOWN)
+    return sha256(b"".join((f / "seeds.csv").read_bytes() for f in folders)).hexdigest()
+
+
 def main() -> None:
     plots.use_style()
     plt.rcParams.update({"font.size": 12, "axes.titlesize": 13})
@@ -119,7 +130,7 @@ def main() -> None:
     axes[1, 1].set_xlim(0, 165)
     bars(axes[1, 1], load_published("maze_long"), "return", {"": MAZE})
     axes[1, 1].set(xlabel="reward earned in a new maze", title="What is left to learn?")
-    figure.savefig(ROOT / "book" / "_static" / "overview.png")
+    figure.savefig(PICTURE, metadata={"Description": fingerprint()})
 
 
 if __name__ == "__main__":

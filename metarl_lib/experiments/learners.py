@@ -29,10 +29,9 @@ from metarl_lib.envs.weight_state import TINY, State, rms
 from metarl_lib.experiments.base import check_minibatch, check_positive, option
 from metarl_lib.runs import Run, Stage, generator
 
+Found = TypeVar("Found")
 Log = Callable[[int, Mapping[str, float]], None]
 """`log(step, values)` keeps named numbers of a step."""
-
-Found = TypeVar("Found")
 
 Actor = Callable[[Tensor, State], Tensor]
 """`actor(observation, state)` gives the actions of all rows."""

@@ -22,7 +22,8 @@ def publish(runs: Sequence[Path], folder: Path, *, add: bool = False) -> Path:
     """Copy the small results of finished runs of one experiment to `folder/<experiment>/`.
 
     Written are `summary.json` (means and 95 % intervals over seeds), `seeds.csv`, `curves.csv`,
-    `provenance.json`, and `checkpoint.safetensors` with the last tensors of the lowest seed.
+    `provenance.json`, and `checkpoint.safetensors` with the last tensors of the lowest seed. Of
+    what runs have logged, those curves are kept that end in a result.
 
     Args:
         runs: their folders.
@@ -76,6 +77,7 @@ def publish(runs: Sequence[Path], folder: Path, *, add: bool = False) -> Path:
     single = results[["variant", "metric", "seed", "value"]]
     _write_csv(target / "seeds.csv", single)
     if len(curves):
+        curves = curves.merge(results[["variant", "metric"]].drop_duplicates())
         _write_csv(target / "curves.csv", curves)
     else:
         (target / "curves.csv").unlink(missing_ok=True)

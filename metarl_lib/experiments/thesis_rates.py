@@ -65,7 +65,9 @@ def run(config: Config, run: Run) -> list[Row]:
             timesteps=config.timesteps, inner_steps=config.inner_steps,
             **THESIS[variant], **short,
         )  # fmt: skip
-    return evaluate(config, run.seed, run.tensors()) + last_logged(run)
+    # What is counted by network has no last number where no more networks are built.
+    logged = [r for r in last_logged(run) if r["budget"] == config.epochs]
+    return evaluate(config, run.seed, run.tensors()) + logged
 
 
 def evaluate(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

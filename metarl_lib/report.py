@@ -285,7 +285,8 @@ def ledger_html(table: pd.DataFrame) -> str:
     """The ledger as HTML; a small second line says where a claim stands and what was measured."""
     lines = []
     for _, row in table.iterrows():
-        measured = "" if pd.isna(row["mean"]) else _interval_text(row, "#.3g")
+        large = abs(row["mean"]) >= 1000  # false for NaN
+        measured = "" if pd.isna(row["mean"]) else _interval_text(row, ",.0f" if large else "#.3g")
         origin = f"{row['id']} · document {row['source']}"
         if measured:
             variant = row["variant"] + (f" less {row['less']}" if row.get("less") else "")
@@ -295,7 +296,7 @@ def ledger_html(table: pd.DataFrame) -> str:
             )
         cells = (
             f"{html.escape(row['statement'])}<br><small>{html.escape(origin)}</small>",
-            f"{row['value']:#.3g}",
+            f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:#.3g}",
             measured,
             html.escape(row["verdict"])
             + (f"<br><small>{html.escape(row['note'])}</small>" if row["note"] else ""),

@@ -476,6 +476,10 @@ def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
         in rows[0]
     )
     assert "<td>2.50</td><td></td><td>cannot be checked: x</td>" in rows[1]
+    large = line | {"value": -4100.0, "mean": -6133.8, "low": -6134.1, "high": -6133.5}
+    assert "<td>-4,100</td><td>-6,134 [-6,134, -6,134]</td>" in report.ledger_html(
+        pd.DataFrame([large])
+    )
 
 
 def test_results_folder_is_the_books(monkeypatch, tmp_path) -> None:

@@ -35,7 +35,8 @@ MAY_SEE: dict[str, set[str]] = {
     "sweeps": SERVICE | {"experiments", "execution", "jobs"},
     "notebook": SCIENCE | SERVICE,
     "cli_run": SCIENCE | SERVICE | {"execution", "jobs", "sweeps"},
-    "cli": SCIENCE | SERVICE | {"cli_run"},
+    "doctor": SERVICE,
+    "cli": SCIENCE | SERVICE | {"cli_run", "doctor"},
     "__init__": SCIENCE,
 }
 # Of a floor seen from `algos`, only this module.

@@ -84,12 +84,15 @@ def test_summarise_has_one_line_per_key_in_order() -> None:
 def make_run(
     folder: Path, seed: int, *, name="demo", settings=None, finish=True, scale="smoke", curves=True
 ) -> Path:
-    """A run whose numbers are its seed: return = 10 + seed, and a curve step · seed."""
+    """A run whose numbers are its seed: return = 10 + seed, and a curve step · seed.
+
+    Something else is logged that is no result.
+    """
     run = Run.create(folder, name, settings or Settings(), scale=scale, seed=seed)
     stage = run.stage("ours")
     if curves:
         for step in (0, 5):
-            stage.log(step, {"loss": float(step * seed)})
+            stage.log(step, {"loss": float(step * seed), "aside": 1.0})
     stage.save(5, {"0": torch.full((2,), float(seed))}, finished=True)
     if finish:
         rows = [
@@ -97,6 +100,8 @@ def make_run(
             ("ours", "speed@3", 1.0),
             ("ours", "speed@20", 2.0),
         ]
+        if curves:
+            rows.append(("ours", "loss", 5.0 * seed))
         run.finish(
             [{"variant": v, "metric": m, "value": value, "budget": 5} for v, m, value in rows]
         )
@@ -122,7 +127,7 @@ def test_publish_writes_the_documented_files(tmp_path) -> None:
         "budget": 5,
         "scale": "smoke",
     }
-    assert [row["metric"] for row in summary] == ["return", "speed@3", "speed@20"]
+    assert [row["metric"] for row in summary] == ["return", "speed@3", "speed@20", "loss"]
 
 
 def test_what_was_published_can_be_read(tmp_path) -> None:

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -29,7 +29,6 @@ from metarl_lib.envs.weight_state import TINY, State, rms
 from metarl_lib.experiments.base import check_minibatch, check_positive, option
 from metarl_lib.runs import Run, Stage, generator
 
-Found = TypeVar("Found")
 Log = Callable[[int, Mapping[str, float]], None]
 """`log(step, values)` keeps named numbers of a step."""
 
@@ -304,7 +303,7 @@ def train_policy(
     )
 
 
-def learn_finite(learn: Callable[[], Found], model: OnPolicyAlgorithm, stage: Stage) -> Found:
+def learn_finite(learn: Callable[[], Any], model: OnPolicyAlgorithm, stage: Stage) -> Any:
     """Train, and give what comes of it; numbers no longer finite stop the run with its step.
 
     Raises:

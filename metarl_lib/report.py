@@ -285,8 +285,7 @@ def ledger_html(table: pd.DataFrame) -> str:
     """The ledger as HTML; a small second line says where a claim stands and what was measured."""
     lines = []
     for _, row in table.iterrows():
-        large = abs(row["mean"]) >= 1000  # false for NaN
-        measured = "" if pd.isna(row["mean"]) else _interval_text(row, ",.0f" if large else "#.3g")
+        measured = "" if pd.isna(row["mean"]) else _interval_text(row, _short(row["mean"]))
         origin = f"{row['id']} · document {row['source']}"
         if measured:
             variant = row["variant"] + (f" less {row['less']}" if row.get("less") else "")
@@ -296,7 +295,7 @@ def ledger_html(table: pd.DataFrame) -> str:
             )
         cells = (
             f"{html.escape(row['statement'])}<br><small>{html.escape(origin)}</small>",
-            f"{row['value']:,.0f}" if abs(row["value"]) >= 1000 else f"{row['value']:#.3g}",
+            format(row["value"], _short(row["value"])),
             measured,
             html.escape(row["verdict"])
             + (f"<br><small>{html.escape(row['note'])}</small>" if row["note"] else ""),
@@ -305,6 +304,11 @@ def ledger_html(table: pd.DataFrame) -> str:
     head = "<tr><th>claim</th><th>claimed</th><th>measured</th><th>verdict</th></tr>"
     body = "\n".join(lines)
     return f'<table class="ledger"><thead>{head}</thead>\n<tbody>{body}</tbody></table>'
+
+
+def _short(number: float) -> str:
+    """The format of a number in the ledger: three digits, or all before the point."""
+    return ",.0f" if abs(number) >= 1000 else "#.3g"
 
 
 def interval_text(values: pd.Series, form: str = ".2f", factor: float = 1.0) -> str:

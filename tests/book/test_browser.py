@@ -21,13 +21,13 @@ from build import Book
 from pages import ROOT
 from test_toc import entries
 
+from metarl_lib.doctor import BROWSERS
+
 sync_api = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed; the extra 'test' brings it"
 )
 
 pytestmark = pytest.mark.xdist_group("book")
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SCREEN = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
 PATIENCE = 180_000  # milliseconds, for a machine that does much else

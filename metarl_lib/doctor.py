@@ -37,7 +37,8 @@ EXTRAS = {
         "`make test` and `make lint` do not run",
     ),
     "mujoco": Extra(
-        ("mujoco", "metaworld"), "no locomotion and no robot arm: ant_dir, cheetah_dir, ml1_*, ml10"
+        ("mujoco", "metaworld"),
+        "no locomotion and no robot arm: ant_dir, cheetah_*, ml1_*, ml10, pearl_robots",
     ),
     "ray": Extra(("ray",), "no `metarl sweep --backend ray`; sweeps stay on this machine"),
     "atari": Extra(("ale_py",), "no games of Atari: the experiment atari"),

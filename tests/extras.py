@@ -5,8 +5,8 @@ import pytest
 # The package of an experiment, and the extra that brings it.
 EXTRAS = {
     "atari": ("ale_py", "atari"),
-    **dict.fromkeys(("ant_dir", "cheetah_dir"), ("mujoco", "mujoco")),
-    **dict.fromkeys(("ml1_reach", "ml1_push", "ml10"), ("metaworld", "mujoco")),
+    **dict.fromkeys(("ant_dir", "cheetah_dir", "cheetah_vel"), ("mujoco", "mujoco")),
+    **dict.fromkeys(("ml1_reach", "ml1_push", "ml10", "pearl_robots"), ("metaworld", "mujoco")),
 }
 
 

@@ -59,6 +59,7 @@ TINY = {
     "maze_long": {"variants": ("gru",), "updates": 1, "test_trials": 8},
     "ant_dir": {"variants": ("metods-linear-S4",), "updates": 1, "test_trials": 8},
     "cheetah_dir": {"variants": ("maml",), "updates": 1, "test_trials": 8},
+    "cheetah_vel": {"variants": ("gru-matched",), "updates": 1, "test_trials": 8},
     "maml_sinusoid": {
         "variants": ("k10", "joint-k10"),
         "iterations": 3,
@@ -71,6 +72,7 @@ TINY = {
         "goal_radius": 0.8,  # so large that agents come near it whom nobody has taught
         "test_tasks": 50,
     },
+    "pearl_robots": {"variants": ("cheetah-dir",), "iterations": 1},
     "meta_gradient": {"chains": (), "tasks": ("laps",)},
     "atari": {"games": ("pong",), "methods": ("mg-both",), "updates": 2},
     "epg": {"tasks": ("point",)},

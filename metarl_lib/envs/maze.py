@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -165,17 +164,3 @@ class Maze:
         """The number of a cell when the wall around is counted, too."""
         row = cell.div(self.size, rounding_mode="floor")
         return self.width * (row + 1) + cell % self.size + 1
-
-
-@lru_cache(maxsize=16)
-def fixed_tasks(size: int, count: int, seed: int, split: str = "test") -> MazeTasks:
-    """The same mazes for everybody who names the same seed; drawn once, on the CPU.
-
-    Args:
-        size: n.
-        count: how many mazes.
-        seed: of the draws.
-        split: `"train"` or `"test"`.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    return Maze(size).sample_tasks(count, generator, split)

@@ -24,7 +24,7 @@ LEARNERS = {"actor-critic": "none", "meta-gradient": "both"}
 Choice = tuple[float, float]  # a learning rate, and a discount, where a learned one starts
 
 
-class OneTask:
+class Pinned:
     """An environment that has one task for good."""
 
     def __init__(self, env: BoundedEnv, task: Any) -> None:
@@ -53,7 +53,7 @@ class OneTask:
         return self.env.step(state, action, generator)
 
 
-class Lived(NamedTuple):
+class Earned(NamedTuple):
     """What fresh learners earned: mean rewards of episodes `[U, W]`; γ and λ at the end `[W]`."""
 
     rewards: Tensor
@@ -71,7 +71,7 @@ def live(
     *,
     hidden: int,
     log_std: float,
-) -> Lived:
+) -> Earned:
     """A life of a fresh learner in each of W tasks, an update after each episode.
 
     Args:
@@ -101,12 +101,12 @@ def live(
     def alone(place: int) -> tuple[Float[Tensor, " U"], float, float]:
         task = map_tree(lambda t: t[place : place + 1], tasks)
         model = make_model(build, seed, place)
-        training = MetaGradient(OneTask(env, task), model, settings, streams_of(seed, place))
+        training = MetaGradient(Pinned(env, task), model, settings, streams_of(seed, place))
         rewards = torch.tensor([training.update()["reward"] for _ in range(episodes)])
         return rewards, *training.returns_of
 
     rewards, discounts, lambdas = zip(*map(alone, range(len(tasks[0]))), strict=True)
-    return Lived(torch.stack(rewards, 1), torch.tensor(discounts), torch.tensor(lambdas))
+    return Earned(torch.stack(rewards, 1), torch.tensor(discounts), torch.tensor(lambdas))
 
 
 def tune(

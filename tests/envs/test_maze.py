@@ -10,7 +10,7 @@ from scipy import stats
 from streams import stream
 
 from metarl_lib.envs.base import map_tree
-from metarl_lib.envs.maze import Maze, MazeTasks, fixed_tasks
+from metarl_lib.envs.maze import Maze, MazeTasks
 
 ROWS = 12
 UP, DOWN, LEFT, RIGHT = range(4)
@@ -175,24 +175,13 @@ def test_mazes_are_those_of_both_splits() -> None:
     assert bool((train.target != test.target).all())
 
 
-def test_fixed_mazes_are_the_same_for_everybody() -> None:
-    tasks = fixed_tasks(5, 20, 3)
-    assert fixed_tasks(5, 20, 3) is tasks, "drawn once"
-    again = Maze(5).sample_tasks(20, stream(3), "test")
-    assert all(map(torch.equal, tasks, again))
-    for other in (fixed_tasks(5, 20, 4), fixed_tasks(5, 20, 3, "train")):
-        assert not torch.equal(tasks.target, other.target)
-    assert not torch.equal(tasks.open, fixed_tasks(5, 20, 4).open)
-    assert fixed_tasks(6, 4, 3).open.shape == (4, 6, 6)
-
-
 @pytest.mark.parametrize("row", [0, 7])
 def test_another_maze_in_one_row_changes_no_other_row(row) -> None:
     """Other actions in one row are tried for every environment, elsewhere."""
     env = Maze(5, 40)
     tasks, others = env.sample_tasks(ROWS, stream()), [b for b in range(ROWS) if b != row]
     changed = map_tree(torch.clone, tasks)
-    changed.open[row], changed.target[row] = fixed_tasks(5, 1, 9).open[0], 0
+    changed.open[row], changed.target[row] = Maze(5).sample_tasks(1, stream(9)).open[0], 0
     changed.open[row, 0, 0] = True
     assert not torch.equal(changed.open[row], tasks.open[row])
     runs = []
@@ -231,10 +220,9 @@ def test_bad_options_are_refused_in_one_line(options, words, unchecked) -> None:
     assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("draw", [Maze().sample_tasks, lambda n, _, s: fixed_tasks(8, n, 0, s)])
-def test_an_unknown_split_is_refused(draw) -> None:
+def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match=r"split='valid' is unknown.*train, test"):
-        draw(3, stream(), "valid")
+        Maze().sample_tasks(3, stream(), "valid")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from metarl_lib.algos.meta_settings import MetaSettings
 from metarl_lib.envs.base import NotFiniteError
 from metarl_lib.envs.point_robot import PointRobot, PointTasks
 from metarl_lib.experiments import from_scratch
-from metarl_lib.experiments.from_scratch import LEARNERS, OneTask, live
+from metarl_lib.experiments.from_scratch import LEARNERS, Pinned, live
 from metarl_lib.runs import DivergenceError, Run
 
 GOALS = PointTasks(torch.tensor([[0.0, 1.0], [1.0, 0.0], [-0.6, 0.8]]))
@@ -21,7 +21,7 @@ def lives(learner="meta-gradient", choice=(3e-3, 0.8), tasks=GOALS, episodes=5, 
 
 def test_the_task_stays_and_the_rest_is_the_environments() -> None:
     env, stream = PointRobot(steps=10), torch.Generator().manual_seed(0)
-    alone = OneTask(env, PointTasks(GOALS.goal[2:]))
+    alone = Pinned(env, PointTasks(GOALS.goal[2:]))
     assert alone.action_space is env.action_space
     assert alone.observation_space is env.observation_space
     for split in ("train", "test"):
@@ -107,7 +107,7 @@ def test_a_choice_that_diverges_is_no_choice(tmp_path) -> None:
 
 
 def test_a_search_in_which_all_diverge_says_what_to_do(tmp_path, monkeypatch) -> None:
-    nothing = from_scratch.Lived(*(torch.full((2, 3), float("nan")) for _ in range(3)))
+    nothing = from_scratch.Earned(*(torch.full((2, 3), float("nan")) for _ in range(3)))
     monkeypatch.setattr(from_scratch, "live", lambda *_, **__: nothing)
     run = Run.create(tmp_path / "r", "x", MetaSettings(), scale="smoke", seed=0)
     search = run.stage("actor-critic"), PointRobot(), GOALS, "actor-critic", (9.0,), (0.9,), 2, 0

@@ -9,7 +9,7 @@ import torch
 from streams import stream
 from torch.overrides import TorchFunctionMode
 
-from metarl_lib.envs.maze import Maze, MazeTasks, fixed_tasks
+from metarl_lib.envs.maze import Maze, MazeTasks
 from metarl_lib.oracles.maze import (
     FAR,
     distances,
@@ -188,7 +188,7 @@ def straight(env, state, generator) -> torch.Tensor:
 )  # fmt: skip
 def test_walks_in_the_maze_itself_earn_what_is_foretold(outlook, choose, steps, repeats) -> None:
     """In 60 mazes; the differences from what is foretold for each are 0 on average."""
-    tasks = fixed_tasks(8, 60, 1)
+    tasks = Maze().sample_tasks(60, torch.Generator().manual_seed(1), "test")
     expected = outlook(*tasks, steps)
     rows = MazeTasks(tasks.open.repeat(repeats, 1, 1), tasks.target.repeat(repeats))
     for found, mean in zip(played(rows, choose, steps, 3), expected, strict=True):

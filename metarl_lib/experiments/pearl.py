@@ -259,10 +259,16 @@ def test(config: Config, seed: int, agent: Any, variant: str) -> list[Row]:
 
 
 def adapt(
-    env: BoundedEnv, config: Any, seed: int, agent: PEARLAgent, *, way: str = "posterior"
+    env: BoundedEnv,
+    config: Any,
+    seed: int,
+    agent: PEARLAgent,
+    *,
+    way: str = "posterior",
+    split: str = "test",
 ) -> Lived:
     """The episodes of an agent with a belief, with the tasks of a configuration's test."""
-    tasks = env.sample_tasks(config.test_tasks, generator(seed, "evaluation"), "test")
+    tasks = env.sample_tasks(config.test_tasks, generator(seed, "evaluation"), split)
     streams = generator(seed, "evaluation", 1), generator(seed, "evaluation", 2)
     return live(
         env, agent, tasks, config.test_episodes, *streams, context=config.context, greedy=True,

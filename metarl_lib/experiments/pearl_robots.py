@@ -151,17 +151,20 @@ def test(config: Config, seed: int, agent: PEARLAgent, variant: str) -> list[Row
     """What an agent earns in episode k = 1, 2, … with a task, by its policy's mean.
 
     Metrics: `return@<k>`; the same with `_mean`, with the mean of the belief instead of a draw,
-    and with `_prior`, when it forgets each episode; `success@<k>`, of an arm; `gain`, the return
-    of the last episode less that of the first; `short@<k>`, the return where episodes end after
+    and with `_prior`, when it forgets each episode; of an arm `success@<k>`, too, and
+    `train_success@<k>`, with tasks that were trained on; `gain`, the return of the last episode
+    less that of the first; `short@<k>`, the return where episodes of robots that run end after
     `robots.SURE` steps; `gradient_steps` and `parameters`.
     """
     values = _sure(config, seed, agent, variant)
     for way, suffix in (("posterior", ""), ("mean", "_mean"), ("prior", "_prior")):
         lived = _lives(config, seed, agent, variant, way=way)
         values |= at_each(f"return{suffix}", lived.returns)
-        if "success" in lived.info:
-            met = (lived.info["success"] & lived.real).any(-1)
-            values |= at_each(f"success{suffix}", met)
+        if BODIES[variant].kind == "arm":
+            values |= at_each(f"success{suffix}", _met(lived))
+    if BODIES[variant].kind == "arm":
+        known = _lives(config, seed, agent, variant, split="train")
+        values |= at_each("train_success", _met(known))
     values["gain"] = values[f"return@{config.test_episodes}"] - values["return@1"]
     settings = settings_of(config, variant)
     values["gradient_steps"] = float(settings.iterations * settings.gradient_steps)
@@ -170,10 +173,15 @@ def test(config: Config, seed: int, agent: PEARLAgent, variant: str) -> list[Row
 
 
 def _lives(
-    config: Config, seed: int, agent: PEARLAgent, variant: str, *, way: str = "posterior",
-    longest: int | None = None,
+    config: Config, seed: int, agent: PEARLAgent, variant: str, *, longest: int | None = None,
+    **options: str,
 ) -> Lived:  # fmt: skip
-    return adapt(env_of(config, variant, longest), config, seed, agent, way=way)
+    return adapt(env_of(config, variant, longest), config, seed, agent, **options)
+
+
+def _met(lived: Lived) -> Tensor:
+    """In which episodes the arm met its goal at any step, `[B, K]`."""
+    return (lived.info["success"] & lived.real).any(-1)
 
 
 def _sure(config: Config, seed: int, agent: PEARLAgent, variant: str) -> dict[str, float]:

@@ -78,7 +78,7 @@ def run(config: Config, run: Run) -> list[Row]:
         rows += test_loss(config, run.seed, task, name, tensors[f"epg-{name}.phi"])
         rows += test_ppo(config, run.seed, task, name, run.stage(f"ppo-{name}").values)
         rows += test_rl2(config, run.seed, task, name, tensors)
-        rows += saved(rows, name)
+        rows += saved(config, rows, name)
     rows += look_at(config, run.seed, tensors)
     return rows + last_logged(run)
 

@@ -44,16 +44,16 @@ class Config:
     learner_rate: float = option(8e-2, "learning rate of the learners of evolved losses")
     beyond: int = option(4, "how many times as long as in training lives last in a test")
     ppo_life: tuple[int, ...] = option((256, 80, 80), "episodes of a life with PPO, of each family")
-    ppo_rates: tuple[float, ...] = option((3e-3, 1e-2, 3e-2), "learning rates PPO tries")
+    ppo_rates: tuple[float, ...] = option((1e-3, 3e-3, 1e-2, 3e-2), "learning rates PPO tries")
     ppo_stretches: tuple[int, ...] = option((1, 2, 4), "episodes between its updates it tries")
-    ppo_passes: tuple[int, ...] = option((4, 16), "passes over these that it tries")
+    ppo_passes: tuple[int, ...] = option((1, 4, 16), "passes over these that it tries")
     ppo_lives: int = option(16, "lives that each of its settings is judged by")
     rl2_updates: tuple[int, ...] = option((400, 200, 200), "updates of RL²'s agent, of each family")
     rl2_rows: int = option(64, "trials side by side that it learns from")
     rl2_segment: int = option(80, "steps of each between two updates")
     rl2_units: int = option(64, "units of its GRU")
     rl2_rates: tuple[float, ...] = option(
-        (1e-3, 3e-3, 1e-2), "learning rates at the start that it tries"
+        (1e-3, 3e-3, 1e-2, 3e-2), "learning rates at the start that it tries"
     )
     rl2_search: int = option(60, "updates of the short training that judges each of them")
     test_lives: int = option(200, "lives of a test")

@@ -122,11 +122,32 @@ def test_rl2(
     return [*rows, row("rl2-gru", f"parameters_{name}", float(parameters_of(agent)), budget)]
 
 
-def saved(rows: list[Row], name: str) -> list[Row]:
-    """How many steps more PPO needs until a task is solved."""
+def saved(config: Config, rows: list[Row], name: str) -> list[Row]:
+    """How many steps more PPO needs, in two counts.
+
+    Metrics: `steps_<…>_test`, until a task is solved; `same_<…>_test`, until the mean return over
+    tasks is what the evolved loss's learners return at the end of the life that it was evolved
+    for. Where PPO never returns as much, its whole life counts.
+    """
     metric = f"steps_{name}_test"
     steps = {r["variant"]: r["value"] for r in rows if r["metric"] == metric}
-    return [row("ppo-minus-epg", metric, steps["ppo"] - steps["epg"], 1)]
+    life, length = config.of("life", name), TASKS[name]().env.max_steps
+    mean = {
+        (r["variant"], r["metric"]): r["value"]
+        for r in rows
+        if r["metric"].startswith(f"return_{name}_test")
+    }
+    wanted = mean["epg", f"return_{name}_test"]
+    when = [
+        int(metric.split("@")[1])
+        for (variant, metric), value in mean.items()
+        if variant == "ppo" and "@" in metric and value >= wanted
+    ]
+    by_ppo = min(when, default=config.of("ppo_life", name) * length)
+    return [
+        row("ppo-minus-epg", metric, steps["ppo"] - steps["epg"], 1),
+        row("ppo-minus-epg", f"same_{name}_test", float(by_ppo - life * length), 1),
+    ]
 
 
 def look_at(config: Config, seed: int, tensors: Mapping[str, Tensor]) -> list[Row]:

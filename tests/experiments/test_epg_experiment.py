@@ -11,6 +11,7 @@ from metarl_lib.algos.loss_network import LossNetwork
 from metarl_lib.envs.point_robot import PointTasks
 from metarl_lib.experiments import epg
 from metarl_lib.experiments.epg_config import life_of
+from metarl_lib.experiments.epg_evaluation import saved
 from metarl_lib.experiments.epg_readings import PARTS, columns, cosine, pushes, without
 from metarl_lib.experiments.epg_tasks import TASKS, episode_returns, steps_to_solve
 from metarl_lib.experiments.meta_training import best_of
@@ -254,3 +255,24 @@ def test_bad_fields_are_refused_in_one_line(options, words) -> None:
     with pytest.raises(ValueError, match=words) as refusal:
         dataclasses.replace(SMOKE, **options)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("by_ppo", "more"), [([-9.0, -8.0, -5.0, -6.0], 60 - 60), ([-9.0] * 4, 120 - 60)]
+)
+def test_steps_until_ppo_returns_as_much(by_ppo, more) -> None:
+    """With the point: a life of three episodes of 20 steps by the loss, of six by PPO."""
+    assert (SMOKE.of("life", "point"), SMOKE.of("ppo_life", "point")) == (3, 6)
+    rows = [
+        {"variant": v, "metric": m, "value": value, "budget": 1}
+        for v, m, value in (
+            ("epg", "steps_point_test", 70.0), ("ppo", "steps_point_test", 110.0),
+            ("epg", "return_point_test", -5.5), ("epg", "return_point_test@20", -4.0),
+            ("rl2-gru", "return_point_test@20", 0.0), ("ppo", "return_point_test", -1.0),
+            ("ppo", "return_point_outside@20", 0.0),
+            *((("ppo", f"return_point_test@{20 * k}", r) for k, r in enumerate(by_ppo, 1))),
+        )
+    ]  # fmt: skip
+    assert {r["metric"]: r["value"] for r in saved(SMOKE, rows, "point")} == {
+        "steps_point_test": 40.0, "same_point_test": more,
+    }  # fmt: skip

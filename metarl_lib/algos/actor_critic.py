@@ -130,7 +130,10 @@ class Agent(nn.Module):
         raise NotImplementedError
 
     def clip(self, action: Tensor) -> Tensor:
-        """What the environment is given: continuous actions within the bounds of their space."""
+        """What the environment is given: actions `[*B, A]`, clipped to the bounds of their space.
+
+        Choices `[*B]` stay as they are.
+        """
         if not isinstance(self.action_space, spaces.Box):
             return action
         return action.clamp(self.low, self.high)
@@ -141,8 +144,8 @@ class Agent(nn.Module):
         """The policy over actions of which a network has found logits, or means.
 
         Args:
-            found: one number for each choice, or each dimension of an action.
-            observations: what the agent saw, where they hold a mask.
+            found: `[*B, A]`, one number for each choice, or each dimension of an action.
+            observations: what the agent saw, `[*B, I]`, where they hold a mask.
             log_std: in the place of the agent's own, where actions are continuous.
         """
         if isinstance(self.action_space, spaces.Discrete):
@@ -260,7 +263,7 @@ class ActorCritic(Agent):
 
 
 def draw(policy: Policy, generator: torch.Generator) -> Tensor:
-    """Actions of a policy, every draw from the given stream."""
+    """Actions of a policy, `[*B, A]`, or choices `[*B]`, every draw from the given stream."""
     if isinstance(policy, Categorical):  # the first of exponential clocks with these rates rings
         clocks = torch.empty_like(policy.probs).exponential_(generator=generator)
         return (policy.probs / clocks).argmax(-1)

@@ -143,7 +143,7 @@ class Learners:
 
     @torch.no_grad()
     def act(self, observations: Float[Tensor, "L I"], noise: Float[Tensor, "L A"]) -> Tensor:
-        """Actions μ_θ(s) + σ · noise."""
+        """Actions μ_θ(s) + σ · noise, `[L, A]`."""
         seen = self.look(observations[None])
         return mlp(self.policy, seen)[:, 0] + self.log_std.exp() * noise
 
@@ -267,7 +267,8 @@ def ppo_losses(
 ) -> Float[Tensor, " L"]:
     """Of each learner, the clipped surrogate and half the mean square of V − R, on a minibatch.
 
-    See `losses.ppo_loss` and `losses.value_loss`, which take the mean over all learners.
+    See `losses.ppo_loss` and `losses.value_loss`, which take the mean over all learners. The m
+    steps of the minibatch are `chosen` `[m]`; `log_probs` and `values` are `[L, m]`.
     """
     advantages = targets.advantages[:, chosen]
     ratio = (log_probs - targets.log_probs[:, chosen]).exp()

@@ -40,12 +40,15 @@ def gae(
 
 
 def standardise(advantages: Tensor) -> Tensor:
-    """Advantages with mean 0 and standard deviation 1 over the whole batch."""
+    """Advantages of any shape, with mean 0 and standard deviation 1 over the whole batch."""
     return (advantages - advantages.mean()) / (advantages.std() + 1e-8)
 
 
 def policy_gradient_loss(log_probs: Tensor, advantages: Tensor) -> Tensor:
-    """− mean log π(a|s) Â: its gradient is that of REINFORCE with a baseline, and of A2C."""
+    """− mean log π(a|s) Â, a scalar, of two tensors of the same shape.
+
+    Its gradient is that of REINFORCE with a baseline, and of A2C.
+    """
     return -(log_probs * advantages).mean()
 
 
@@ -53,6 +56,8 @@ def ppo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip:
     """The clipped surrogate of PPO (Schulman et al. 2017, equation 7), with its sign turned.
 
     − mean min(ρ Â, clip(ρ, 1 − ε, 1 + ε) Â),    ρ = π(a|s) / π_old(a|s)
+
+    The loss is a scalar, of three tensors of the same shape.
     """
     ratio = (log_probs - old_log_probs).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
@@ -60,5 +65,5 @@ def ppo_loss(log_probs: Tensor, old_log_probs: Tensor, advantages: Tensor, clip:
 
 
 def value_loss(values: Tensor, returns: Tensor) -> Tensor:
-    """Half the mean square of V(s) − R, with R = Â + V_old(s)."""
+    """Half the mean square of V(s) − R, a scalar, with R = Â + V_old(s) of the same shape."""
     return 0.5 * (values - returns).square().mean()

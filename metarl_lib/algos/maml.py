@@ -103,7 +103,7 @@ class MAML(MetaLearner):
             tasks: L_i is the loss of `x` and `y`, L̄_i that of the held-out samples.
 
         Returns:
-            The loss, and a gradient for each of the meta-parameters.
+            The loss, a scalar, and a gradient for each of the meta-parameters.
 
         Raises:
             ValueError: for samples that do not fit the network.
@@ -125,7 +125,10 @@ def meta_gradient_by_autograd(
     steps: int,
     first_order: bool,
 ) -> tuple[Tensor, Params]:
-    """The same as `meta_gradient_by_hand`, as the equations stand; any loss will do."""
+    """The same as `meta_gradient_by_hand`, as the equations stand; any loss will do.
+
+    The loss is a scalar, and each gradient has the shape of its parameter.
+    """
 
     def task_loss(params: Params, x: Tensor, y: Tensor) -> Tensor:
         return loss(network(params, x), y).mean()

@@ -71,7 +71,8 @@ def meta_gradient_by_hand(
         first_order: leaves the Hessians out.
 
     Returns:
-        The loss, and a gradient for each parameter; after those, one for each tensor of rates.
+        The loss, a scalar, and a gradient for each parameter; after those, one for each tensor
+        of rates.
     """
     theta = [p.expand(len(support[0]), *p.shape) for p in params]
     path = []
@@ -128,7 +129,8 @@ def derivative(
     """How a tape's values and deltas change as the parameters move in a direction.
 
     This is the operator R{·} of Pearlmutter (1994); each line is the derivative of a line of
-    `record`. The inputs stay as they are: instead of zeros, `values[0]` is empty.
+    `record`. The inputs stay as they are: instead of zeros, `values[0]` is empty. Every parameter
+    and its direction lead with T; `y`, with labels as one-hot vectors, is `[T, N, R_L]`.
     """
     values, before = [tape.values[0].new_empty(0)], []
     for layer in range(network.num_layers):
@@ -183,13 +185,13 @@ def plus_gradient(
 
 
 def affine(network: Network, params: Params, layer: int, x: Tensor) -> Tensor:
-    """x W_lᵀ + b_l."""
+    """x W_lᵀ + b_l, `[T, N, R_{l+1}]`, of x `[T, N, R_l]`; every parameter leads with T."""
     w = network.weight(params, layer).mT
     return torch.baddbmm(params[2 * layer + 1].unsqueeze(1), x, w) if network.bias else x @ w
 
 
 def times(x: Tensor, slope: Tensor | None) -> Tensor:
-    """x ⊙ slope, where there is one."""
+    """x ⊙ slope, both of the same shape; x where there is no slope."""
     return x if slope is None else x * slope
 
 

@@ -40,7 +40,7 @@ class WholeLife(PPO):
         super().__init__(env, model, settings, streams)
 
     def judge(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """Advantages of the actions from number `first` on, and 0 before it."""
+        """Advantages of the actions from number `first` on, 0 before it; returns: `[T, B]` each."""
         s = self.settings
         seen, rewards = segment.observations, segment.rewards
         ended, following = self.ends(segment)
@@ -77,7 +77,10 @@ class EachEpisode(WholeLife):
     """
 
     def ends(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """The ends of episodes, as the next observation tells them; nothing follows these."""
+        """The ends of episodes, as the next observation tells them; nothing follows these.
+
+        `[T, B]` each, as in `WholeLife`.
+        """
         told = segment.observations[1:, :, -1] > 0
         over = torch.cat([told, segment.ended[-1:]]) | segment.ended
         return over, segment.next_values.masked_fill(over, 0.0)

@@ -233,7 +233,7 @@ class MAMLPolicy(Agent):
         return (advantages - advantages.mean(0)) / spread
 
     def loss(self, weights: Weights, steps: RowSteps) -> Tensor:
-        """L(θ) of one row."""
+        """L(θ) of one row, a scalar."""
         log_probs = self.log_probs(weights, steps)
         if self.surrogate == "plain":
             return policy_gradient_loss(log_probs, steps.advantages)
@@ -242,7 +242,7 @@ class MAMLPolicy(Agent):
         return -((up_to.exp() - (up_to - change).exp()) * steps.advantages).mean()
 
     def log_probs(self, weights: Weights, steps: RowSteps) -> Tensor:
-        """log π(a|s) of the steps of one row."""
+        """log π(a|s) of the steps of one row, `[h]`."""
         policy = self.policy(network(weights, steps.observations)[..., :-1])
         return policy.log_prob(steps.actions)
 

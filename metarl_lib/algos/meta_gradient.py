@@ -176,7 +176,7 @@ class MetaGradient:
         return {name: t for name, t in theta.items() if not name.startswith(SQUARE)}
 
     def step(self, theta: Theta, eta: Tensor, experience: Experience) -> Theta:
-        """θ + f(τ, θ, η): one step of RMSProp, or of plain gradient descent, on L."""
+        """θ + f(τ, θ, η), with η `[k]`: one step of RMSProp, or of gradient descent, on L."""
         s, weights = self.settings, self.weights(theta)
         targets, values = self.targets(weights, eta, experience)
         advantages = (targets - values) / self.model.value_unit
@@ -227,7 +227,7 @@ class MetaGradient:
             return _returns(experience, following, *fixed), values
 
     def outer_loss(self, params: Theta, experience: Experience) -> Tensor:
-        """J̄ of an agent with these parameters."""
+        """J̄ of an agent with these parameters, a scalar."""
         targets, values = self.outer_targets(experience)
         log_probs = self.model.act(params, experience.observations).log_prob(experience.actions)
         return -(log_probs * (targets - values) / self.model.value_unit).mean()
@@ -249,7 +249,7 @@ class MetaGradient:
 
     @torch.no_grad()
     def collect(self) -> tuple[Experience, Tensor]:
-        """T steps of every row, and the sum and number of the returns of episodes that ended."""
+        """T steps of every row, and `[2]`: sum and number of the returns of ended episodes."""
         steps: list[tuple[Tensor, ...]] = []
         finished = torch.zeros(2, device=self.returns.device)
         for _ in range(self.settings.segment):

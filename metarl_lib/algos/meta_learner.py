@@ -48,7 +48,7 @@ class MetaLearner(ABC):
 
     @abstractmethod
     def meta_gradient(self, meta: Sequence[Tensor], tasks: Tasks) -> tuple[Tensor, Params]:
-        """A loss of the meta-parameters on B tasks, and what takes its gradient's place.
+        """A loss of the meta-parameters on B tasks, a scalar, and what takes its gradient's place.
 
         Raises:
             ValueError: for samples that do not fit the network.

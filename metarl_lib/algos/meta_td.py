@@ -125,7 +125,7 @@ class MetaTD:
         ended: Tensor,
         places: Tensor | None = None,
     ) -> Theta:
-        """θ + f(τ, θ, η)."""
+        """θ + f(τ, θ, η), with η `[L, k]` and the segment as in `learn`."""
         weights = theta["weights"]
         gamma, lambda_ = self.parameters.at(eta, places)
         values = read(weights, next_features)
@@ -136,7 +136,14 @@ class MetaTD:
     def meta_gradient(
         self, features: Tensor, next_features: Tensor, rewards: Tensor, ended: Tensor
     ) -> Float[Tensor, "L k"]:
-        """dJ̄/dη on an episode that was not learned from, through the trace."""
+        """dJ̄/dη on an episode that was not learned from, through the trace.
+
+        Args:
+            features: φ(s_t), `[T, L, F]`.
+            next_features: φ(s_{t+1}), `[T, L, F]`; 0 where the episode terminated.
+            rewards: r_{t+1}, `[T, L]`.
+            ended: where an episode ended, `[T, L]`.
+        """
         weights = self.theta["weights"]
         if self.outer == "full":
             gamma = torch.full_like(rewards[:1], self.outer_discount)

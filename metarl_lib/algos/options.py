@@ -17,7 +17,11 @@ def option(default: Any, help: str) -> Any:
 
 
 def check_positive(config: Any, *names: str) -> None:
-    """Refuse a configuration in which one of these numbers, or tuples of them, is not > 0."""
+    """Refuse a configuration in which one of these numbers, or tuples of them, is not > 0.
+
+    Raises:
+        ValueError: for such a number, one that is not finite, or an empty tuple.
+    """
     for name in names:
         value = getattr(config, name)
         values = value if isinstance(value, tuple) else (value,)
@@ -27,21 +31,33 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_not_negative(config: Any, *names: str) -> None:
-    """Refuse a configuration in which one of these numbers is not >= 0."""
+    """Refuse a configuration in which one of these numbers is not >= 0.
+
+    Raises:
+        ValueError: for such a number, or one that is not finite.
+    """
     for name in names:
         if not 0 <= getattr(config, name) < math.inf:
             raise ValueError(f"{name}={getattr(config, name)}: must be 0 or more, and finite")
 
 
 def check_share(config: Any, *names: str) -> None:
-    """Refuse a configuration in which one of these numbers does not lie between 0 and 1."""
+    """Refuse a configuration in which one of these numbers does not lie between 0 and 1.
+
+    Raises:
+        ValueError: for such a number.
+    """
     for name in names:
         if not 0 <= getattr(config, name) <= 1:
             raise ValueError(f"{name}={getattr(config, name)}: must lie between 0 and 1")
 
 
 def check_whole(config: Any, *names: str, least: int = 1) -> None:
-    """Refuse a configuration in which one of these is no whole number, or below the least."""
+    """Refuse a configuration in which one of these is no whole number, or below the least.
+
+    Raises:
+        ValueError: for such a value.
+    """
     for name in names:
         value = getattr(config, name)
         if not isinstance(value, int) or value < least:
@@ -49,7 +65,11 @@ def check_whole(config: Any, *names: str, least: int = 1) -> None:
 
 
 def check_choice(config: Any, name: str, choices: Sequence[str]) -> None:
-    """Refuse a configuration in which this is none of the choices."""
+    """Refuse a configuration in which this is none of the choices.
+
+    Raises:
+        ValueError: for such a value; lists the choices.
+    """
     value = getattr(config, name)
     if value not in choices:
         raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(choices)}")

@@ -170,7 +170,7 @@ class PEARL:
         return numbers | {"return": float(returns[-1]), "return_prior": float(returns[0])}
 
     def collect(self, which: Tensor, prior_episodes: int) -> Lived:
-        """Live with some of the tasks, each named once, and keep it."""
+        """Live with some of the tasks, whose numbers are `which` `[n]`, each once, and keep it."""
         s = self.settings
         lived = live(
             self.env, self.model, map_tree(lambda t: t[which], self.tasks), s.episodes,
@@ -222,7 +222,7 @@ class PEARL:
         return bellman_loss(values, y), kl
 
     def policy_losses(self, observation: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of the policy with z held fixed, and the policy's entropy."""
+        """The policy's loss for `[M, b]` states, with z held fixed, and its entropy, scalars."""
         model = self.model
         x = torch.cat([observation, z], -1)
         action, log_prob = model.policy.sample(x, self.streams.minibatches)

@@ -89,7 +89,7 @@ class PEARLAgent(nn.Module):
         return self.policy.sample(x, generator)[0]
 
     def unit_to_bounds(self, action: Tensor) -> Tensor:
-        """From (−1, 1) to the bounds of the action space."""
+        """Actions `[*B, A]` from (−1, 1) to the bounds of the action space."""
         return self.low + 0.5 * (action + 1) * (self.high - self.low)
 
 

@@ -161,7 +161,7 @@ class PPO:
 
     @torch.no_grad()
     def collect(self) -> tuple[Segment, Tensor]:
-        """T steps of every row, and the sum and number of the returns of trials that ended."""
+        """T steps of every row, and `[2]`: sum and number of the returns of trials that ended."""
         s, model = self.settings, self.model
         if s.whole_trials and self.done:
             self._start()
@@ -265,7 +265,7 @@ class PPO:
         return {name: float(total) / (passes * s.minibatches) for name, total in totals.items()}
 
     def judge(self, segment: Segment) -> tuple[Tensor, Tensor]:
-        """How good each action was, standardised, and what its value should have been."""
+        """How good each action was, standardised, and what its value should be: `[T, B]` each."""
         s = self.settings
         advantages = gae(
             segment.rewards, segment.values, segment.next_values, segment.ended, s.discount,

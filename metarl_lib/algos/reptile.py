@@ -26,7 +26,7 @@ class Reptile(MetaLearner):
     """
 
     def meta_gradient(self, meta: Sequence[Tensor], tasks: Tasks) -> tuple[Tensor, Params]:
-        """The mean of L_i before the steps, and (θ − θ_i) / α, mean over the tasks."""
+        """The mean of L_i before the steps, a scalar, and that of (θ − θ_i) / α over the tasks."""
         x, y = all_samples(tasks)
         with torch.no_grad():
             found = self.loss(self.network(meta, x), y).mean()
@@ -44,7 +44,7 @@ class JointTraining(MetaLearner):
     """
 
     def meta_gradient(self, meta: Sequence[Tensor], tasks: Tasks) -> tuple[Tensor, Params]:
-        """The mean of L_i, and its gradient."""
+        """The mean of L_i, a scalar, and its gradient."""
         x, y = (part.flatten(0, 1) for part in all_samples(tasks))
         with torch.no_grad():
             found = self.loss(self.network(meta, x), y).mean()

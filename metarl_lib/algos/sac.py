@@ -47,7 +47,7 @@ class TanhGaussian(nn.Module):
 
 
 def log_density(u: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """log π(tanh u) for u ~ N(μ, σ²), summed over the last dimension.
+    """log π(tanh u), `[*B]`, for u ~ N(μ, σ²), `[*B, A]`, summed over the last dimension.
 
         log π = Σ_i log N(u_i; μ_i, σ_i²) − log(1 − tanh² u_i)
         log(1 − tanh² u) = 2 (log 2 − u − softplus(−2u))
@@ -112,12 +112,15 @@ def soft_target(
 
 
 def bellman_loss(values: Float[Tensor, "2 ..."], target: Tensor) -> Tensor:
-    """½ Σ_j mean (Q_j − y)²."""
+    """½ Σ_j mean (Q_j − y)², a scalar, with y of the same shape as each Q_j."""
     return 0.5 * (values - target).square().flatten(1).mean(1).sum()
 
 
 def policy_loss(values: Float[Tensor, "2 ..."], log_prob: Tensor, temperature: float) -> Tensor:
-    """Mean of α log π(a|s) − min_j Q_j(s, a), with a drawn from π(·|s)."""
+    """Mean of α log π(a|s) − min_j Q_j(s, a), a scalar, with a drawn from π(·|s).
+
+    `log_prob` is of the same shape as each Q_j.
+    """
     return (temperature * log_prob - values.amin(0)).mean()
 
 

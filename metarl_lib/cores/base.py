@@ -18,6 +18,9 @@ class Core(nn.Module):
     Args:
         input_size: I, numbers that it is given in a step.
         num_units: O, numbers that it gives back.
+
+    Raises:
+        ValueError: for a size that is no whole number >= 1.
     """
 
     def __init__(self, input_size: int, num_units: int) -> None:
@@ -60,7 +63,10 @@ class Core(nn.Module):
 
 
 def begin(t: int, resets: Tensor | None, initial: State, state: State) -> State:
-    """The memory before step t, made new in the rows that are reset there."""
+    """The memory before step t, made new in the rows that are reset there.
+
+    `resets` are booleans `[T, B]`, or None where there are none.
+    """
     if resets is None or not some_reset(resets[t]):
         return state
     return where_reset(resets[t], initial, state)
@@ -75,12 +81,12 @@ def where_reset(reset: Bool[Tensor, " B"], initial: State, state: State) -> Stat
 
 
 def some_reset(reset: Tensor) -> bool:
-    """Whether a row may be reset; on an accelerator the answer is always yes, which costs less
-    there than waiting for it.
+    """Whether a row may be reset, of booleans `[B]`; on an accelerator the answer is always yes,
+    which costs less there than waiting for it.
     """
     return reset.device.type != "cpu" or bool(reset.any())
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether loops compiled by Numba can work on a tensor's numbers."""
+    """Whether loops compiled by Numba can work on the numbers of a tensor of any shape."""
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)

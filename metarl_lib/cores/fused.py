@@ -22,7 +22,7 @@ compile_loops = njit(
 
 
 def array(x: Tensor) -> np.ndarray:
-    """The numbers of a tensor, in its own memory if they lie one after the other there."""
+    """A tensor's numbers, in the same shape, and in its own memory if they lie in order there."""
     return x.detach().contiguous().numpy()
 
 

@@ -235,7 +235,7 @@ class Fused(torch.autograd.Function):
     def forward(
         ctx: Any, v0: Tensor, w: Tensor, start: Tensor, resets: Tensor | None, *parameters: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The activities of all steps, and the last weights."""
+        """The activities of all steps, `[T, B, N]`, and the last weights, `[B, N, N]`."""
         kappa, c, d, alpha, *weights = parameters
         shared = _arrays(Shared(kappa, c, d, alpha, tuple(weights)), start)
         steps, rows, n = v0.shape
@@ -258,7 +258,16 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_ys: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients by all arguments of `forward` that are tensors."""
+        """The gradients by all arguments of `forward` that are tensors, each of its shape.
+
+        Args:
+            ctx: what `forward` left.
+            g_ys: the gradient by the activities, `[T, B, N]`.
+            g_last: that by the last weights, `[B, N, N]`.
+
+        Raises:
+            RuntimeError: on a second derivative.
+        """
         if torch.is_grad_enabled():  # with create_graph=True
             raise RuntimeError(
                 "a fused scan can be differentiated once: for second derivatives make the "

@@ -54,7 +54,7 @@ def project(v: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
 
 
 def project_backward(v: Tensor, g: Tensor, weights: tuple[Tensor, ...]) -> Tensor:
-    """The gradient by v, from that by p(v)."""
+    """The gradient by v, from that by p(v), `[…, N]` each."""
     if not weights:
         return g
     if len(weights) == 1:
@@ -84,7 +84,7 @@ def spread(x: Tensor, alpha: Tensor, *, transposed: bool = False) -> Tensor:
 
 
 def forward_step(v: Tensor, w: Tensor, shared: Shared) -> tuple[Tensor, Tensor, Trace]:
-    """v^S, W_t, and the activities on the way there, without the inner weights.
+    """v^S `[B, N]`, W_t `[B, N, N]`, and the activities on the way, without the inner weights.
 
     β are scalars and a write is linear in α, so W^s is c_s W⁰ plus writes weighted by d_s. With
     (α ⊙ a ⊗ b) u = a ⊙ (α (b ⊙ u)) it can be read without being formed: α is shared by all
@@ -125,7 +125,7 @@ def written(v: Tensor, shared: Shared) -> tuple[Tensor, Tensor]:
 
 
 def advance(w: Tensor, outer: Tensor, shared: Shared) -> Tensor:
-    """W after a step."""
+    """W after a step, `[B, N, N]`, as is `outer`."""
     return torch.addcmul(shared.c[-1] * w, shared.alpha, outer)
 
 
@@ -241,7 +241,7 @@ class Replay(torch.autograd.Function):
         ctx: Any, kernels: Kernels, v0: Tensor, w: Tensor, start: Tensor, resets: Tensor | None,
         *parameters: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """The activities of all steps, and the last weights."""
+        """The activities of all steps, `[T, B, N]`, and the last weights, `[B, N, N]`."""
         kappa, c, d, alpha, *weights = parameters
         shared = Shared(kappa, c, d, alpha, tuple(weights))
         stretch = math.isqrt(max(0, len(v0) - 1)) + 1
@@ -261,7 +261,16 @@ class Replay(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_ys: Tensor, g_last: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients by all arguments of `forward` that are tensors."""
+        """The gradients by all arguments of `forward` that are tensors, each of its shape.
+
+        Args:
+            ctx: what `forward` left.
+            g_ys: the gradient by the activities, `[T, B, N]`.
+            g_last: that by the last weights, `[B, N, N]`.
+
+        Raises:
+            RuntimeError: on a second derivative.
+        """
         if torch.is_grad_enabled():  # with create_graph=True
             raise RuntimeError(
                 "a replayed scan can be differentiated once: for second derivatives make the "

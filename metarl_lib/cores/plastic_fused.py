@@ -142,7 +142,7 @@ class Fused(torch.autograd.Function):
         ctx: Any, limit: float, x: Tensor, h: Tensor, trace: Tensor, resets: Tensor | None,
         weight: Tensor, alpha: Tensor, m: Tensor, m_0: Tensor, f: Tensor, f_0: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-        """The activities of all steps, and the last memory."""
+        """The activities of all steps, `[T, B, O]`, and the last h `[B, O]` and H `[B, O, O]`."""
         steps, rows, n = x.shape
         stretch = math.isqrt(max(0, steps - 1)) + 1
         kept = x.new_empty(-(-steps // stretch), rows, n, n)
@@ -166,7 +166,17 @@ class Fused(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g_ys: Tensor, g_h: Tensor, g_trace: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients by all arguments of `forward` that are tensors."""
+        """The gradients by all arguments of `forward` that are tensors, each of its shape.
+
+        Args:
+            ctx: what `forward` left.
+            g_ys: the gradient by the activities, `[T, B, O]`.
+            g_h: that by the last h, `[B, O]`.
+            g_trace: that by the last H, `[B, O, O]`.
+
+        Raises:
+            RuntimeError: on a second derivative.
+        """
         if torch.is_grad_enabled():  # with create_graph=True
             raise RuntimeError(
                 "a fused scan can be differentiated once: for second derivatives make the "

@@ -20,7 +20,7 @@ class KernelCore(Core):
     def run(
         self, xs: Tensor | PackedSequence, state: State
     ) -> tuple[Tensor | PackedSequence, State]:
-        """The fused kernel on inputs without resets."""
+        """The fused kernel on inputs without resets: `[T, B, I]` to `[T, B, O]`, or both packed."""
         raise NotImplementedError
 
     def scan(

@@ -9,7 +9,11 @@ from torch import Tensor
 
 
 def check_widths(widths: Sequence[int]) -> None:
-    """Widths must be at least two positive whole numbers."""
+    """Widths must be at least two positive whole numbers.
+
+    Raises:
+        ValueError: for any other widths.
+    """
     if len(widths) < 2 or any(not isinstance(r, int) or r < 1 for r in widths):
         raise ValueError(
             f"widths={tuple(widths)!r}: a network needs at least two positive whole numbers, "
@@ -18,7 +22,11 @@ def check_widths(widths: Sequence[int]) -> None:
 
 
 def check_params(shapes: Sequence[tuple[int, ...]], params: Sequence[Tensor]) -> None:
-    """Every parameter must end in the shape that the widths ask for, so that layers chain."""
+    """Every parameter must end in the shape that the widths ask for, so that layers chain.
+
+    Raises:
+        ValueError: for too many or too few parameters, or another shape.
+    """
     if len(params) != len(shapes):
         raise ValueError(
             f"{len(params)} parameters given, {len(shapes)} needed: the network's shapes are "
@@ -33,7 +41,16 @@ def check_params(shapes: Sequence[tuple[int, ...]], params: Sequence[Tensor]) ->
 
 
 def check_inputs(x: Tensor, width: int, batch: Sequence[int] = ()) -> None:
-    """Inputs must be finite, as wide as the first layer, and batched no further than params."""
+    """Inputs must be finite, as wide as the first layer, and batched no further than params.
+
+    Args:
+        x: the inputs, `[*, N, width]`.
+        width: R_0.
+        batch: the leading dimensions of the parameters, to which those of `x` must broadcast.
+
+    Raises:
+        ValueError: for another shape, or for NaN or infinite values.
+    """
     if x.ndim < 2 or x.shape[-1] != width:
         raise ValueError(
             f"x has shape {tuple(x.shape)}: the network reads [samples, {width}]; "
@@ -54,14 +71,28 @@ def check_inputs(x: Tensor, width: int, batch: Sequence[int] = ()) -> None:
 def check_arguments(
     shapes: Sequence[tuple[int, ...]], params: Sequence[Tensor], x: Tensor, y: Tensor
 ) -> None:
-    """What every rule is given: parameters that chain, inputs that fit, finite data."""
+    """What every rule is given: parameters that chain, inputs that fit, finite data.
+
+    Args:
+        shapes: of the network's parameters.
+        params: the parameters, each with the same leading dimensions, or none.
+        x: inputs, `[*, N, R_0]`.
+        y: targets of any shape; the loss looks at that.
+
+    Raises:
+        ValueError: for what does not fit, or for NaN or infinite values in `x` or `y`.
+    """
     check_params(shapes, params)
     check_inputs(x, shapes[0][1], params[0].shape[:-2])
     check_finite("y", y)
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """A data tensor must hold neither NaN nor infinity."""
+    """A data tensor, of any shape, must hold neither NaN nor infinity.
+
+    Raises:
+        ValueError: for such values; says how many there are.
+    """
     if values.is_floating_point() and not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
         raise ValueError(
@@ -71,7 +102,11 @@ def check_finite(name: str, values: Tensor) -> None:
 
 
 def check_perturbation(draws: int, sigma: float) -> None:
-    """The number of draws must be a positive whole number, sigma a positive number."""
+    """The number of draws must be a positive whole number, sigma a positive number.
+
+    Raises:
+        ValueError: for any other draws or sigma.
+    """
     if not isinstance(draws, int) or draws < 1:
         raise ValueError(f"draws={draws!r}: the number of noise draws must be a whole number >= 1")
     if not 0 < sigma < float("inf"):
@@ -82,7 +117,11 @@ def check_perturbation(draws: int, sigma: float) -> None:
 
 
 def look_up(kind: str, name: str | None, table: dict) -> object:
-    """The entry called `name`, or one line that lists the names there are."""
+    """The entry called `name`, or one line that lists the names there are.
+
+    Raises:
+        ValueError: for an unknown name; this is that line.
+    """
     if name not in table:
         allowed = ", ".join(repr(key) for key in table)
         raise ValueError(f"{kind}={name!r} is unknown: choose one of {allowed}")

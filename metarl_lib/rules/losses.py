@@ -77,13 +77,16 @@ def _check_classes(outputs: Tensor, targets: Tensor) -> None:
 
 
 def half_mse_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
-    """∂e_i/∂x_i of `half_mse`: (x_i − y_i) / R_L."""
+    """∂e_i/∂x_i of `half_mse`, `[*, N, R_L]`: (x_i − y_i) / R_L."""
     _check_values(outputs, targets)
     return (outputs - targets) / outputs.shape[-1]
 
 
 def cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
-    """∂e_i/∂x_i of `cross_entropy`: p_i Σ_r y_ir − y_i, which is p_i − y_i for a distribution."""
+    """∂e_i/∂x_i of `cross_entropy`, `[*, N, C]`: p_i Σ_r y_ir − y_i.
+
+    That is p_i − y_i where y_i is a distribution. Targets are as for `cross_entropy`.
+    """
     _check_classes(outputs, targets)
     p = torch.softmax(outputs, dim=-1)
     if not targets.is_floating_point():
@@ -93,7 +96,7 @@ def cross_entropy_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def mse_gradient(outputs: Tensor, targets: Tensor) -> Tensor:
-    """∂e_i/∂x_i of `mse`: 2 (x_i − y_i) / R_L."""
+    """∂e_i/∂x_i of `mse`, `[*, N, R_L]`: 2 (x_i − y_i) / R_L."""
     _check_values(outputs, targets)
     return (outputs - targets) * (2 / outputs.shape[-1])
 
@@ -107,7 +110,10 @@ LOSS_GRADIENTS: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def cross_entropy_curvature(outputs: Tensor, targets: Tensor, direction: Tensor) -> Tensor:
-    """(∂²e_i/∂x_i²) v_i of `cross_entropy`: (diag p_i − p_i p_iᵀ) v_i Σ_r y_ir."""
+    """(∂²e_i/∂x_i²) v_i of `cross_entropy`: (diag p_i − p_i p_iᵀ) v_i Σ_r y_ir.
+
+    Outputs, direction and result are `[*, N, C]`; targets are as for `cross_entropy`.
+    """
     _check_classes(outputs, targets)
     p = torch.softmax(outputs, dim=-1)
     product = p * (direction - (p * direction).sum(-1, keepdim=True))

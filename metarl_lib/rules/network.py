@@ -172,5 +172,5 @@ class Network:
 
 
 def like(per_row: Shaped[Tensor, " B"], other: Tensor) -> Tensor:
-    """A number for each row, in a shape that goes with other tensors of the rows."""
+    """A number for each row, `[B, 1, …]`, to go with another tensor of the rows, `[B, …]`."""
     return per_row.reshape(-1, *(1,) * (other.ndim - 1))

@@ -157,7 +157,7 @@ def forward_passes(rule: str, draws: int = 1, antithetic: bool = False) -> int:
 
 
 def standard_normal(shape: tuple[int, ...], like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal noise of the kind and on the device of `like`."""
+    """Standard normal noise `[*shape]`, of the kind and on the device of `like`."""
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 

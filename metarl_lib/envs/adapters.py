@@ -26,6 +26,8 @@ RENDER_FPS = 8
 class Rows:
     """B running rows of a batched environment: its state, its stream, and fresh starts.
 
+    Actions and observations are `[B, …]`.
+
     Args:
         env: the environment.
         batch: B, the number of rows.
@@ -59,14 +61,18 @@ class Rows:
         return observation
 
     def step(self, action: np.ndarray) -> Step:
-        """Step every row; rows that end stay ended until `restart`."""
+        """Step every row; rows that end stay ended until `restart`.
+
+        Raises:
+            RuntimeError: before the first `reset`.
+        """
         if self.state is None:
             raise RuntimeError("step was called before reset: call reset first")
         self.state, step = self.env.step(self.state, torch.as_tensor(action), self.generator)
         return step
 
     def restart(self, ended: Tensor, observation: Tensor) -> Tensor:
-        """Start the ended rows anew; the observations with those rows replaced."""
+        """Start the rows that ended, `[B]` booleans, anew; the observations with those replaced."""
         if not bool(ended.any()):
             return observation
         fresh, first = self._fresh(int(ended.sum()))
@@ -74,7 +80,11 @@ class Rows:
         return replace_rows(observation, ended, first)
 
     def frames(self) -> list[np.ndarray]:
-        """A picture of every row."""
+        """A picture of every row, `[height, width, 3]` each.
+
+        Raises:
+            RuntimeError: before the first `reset`.
+        """
         if self.state is None:
             raise RuntimeError("render was called before reset: call reset first")
         env, state = self.env, self.state
@@ -94,7 +104,10 @@ class Rows:
 
 
 class SingleEnv(gymnasium.Env):
-    """One row as a Gymnasium environment."""
+    """One row as a Gymnasium environment: actions and observations are `[…]`, without a B.
+
+    A picture is `[height, width, 3]`, whole numbers from 0 to 255.
+    """
 
     def __init__(
         self, env: BatchedEnv, split: str = "train", render_mode: str | None = None
@@ -133,7 +146,10 @@ class SingleEnv(gymnasium.Env):
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):
-    """B rows as a Gymnasium vector environment that restarts a row in the step that ends it."""
+    """B rows as a Gymnasium vector environment that restarts a row in the step that ends it.
+
+    Actions and observations are `[B, …]`, rewards and ends `[B]`.
+    """
 
     def __init__(
         self,
@@ -194,6 +210,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
 class SB3VecEnv(VecEnv):
     """B rows as a Stable-Baselines3 vector environment.
+
+    Actions and observations are `[B, …]`, rewards and ends `[B]`.
 
     Args:
         env: the environment.

@@ -50,15 +50,15 @@ class Bandit:
 
         show_time: shows the share of the pulls that is left.
 
-    An observation is one number, which is always 0 unless `show_time`: a bandit has nothing to
-    see, and an agent learns of its tasks by its own actions and rewards alone (see `Trial`).
+    An observation is one number, `[1]`, which is always 0 unless `show_time`: a bandit has nothing
+    to see, and an agent learns of its tasks by its own actions and rewards alone (see `Trial`).
 
     Training and test tasks lie on the white and the black fields of a chessboard with 1024
     fields along each axis (of p, or of the distribution function of μ). So no test task is a
     training task, and each split alone is uniform and independent up to 1/1024. The last three
     kinds have only two tasks, so that there the splits coincide.
 
-    `info["regret"]` is the largest mean less that of the chosen arm, ≥ 0.
+    `info["regret"]`, `[B]`, is the largest mean less that of the chosen arm, ≥ 0.
 
     Raises:
         ValueError: for an unknown kind, or numbers out of range.

@@ -57,10 +57,10 @@ class BatchedEnv(Protocol):
         """Draw tasks of a split; `"train"` and `"test"` are disjoint."""
 
     def reset(self, tasks: Any, generator: torch.Generator) -> tuple[Any, Tensor]:
-        """Start an episode of each task: the state, and the first observation."""
+        """Start an episode of each task: the state, and the first observation, `[B, …]`."""
 
     def step(self, state: Any, action: Tensor, generator: torch.Generator) -> tuple[Any, Step]:
-        """Take one action in every row; the state that was given is not changed."""
+        """Take one action, `[B, …]`, in every row; the state that was given is not changed."""
 
 
 @runtime_checkable

@@ -27,6 +27,10 @@ LEFT, RIGHT = REACH - OFFSET, REACH + OFFSET
 
 MIDDLE = 0.5
 
+Seen = Float[Tensor, "B 9"]
+Paid = Float[Tensor, " B"]
+Chosen = Int[Tensor, " B"]
+
 
 class Memory(NamedTuple):
     """What a strategy keeps in mind, `[B]` each, −1, 0 or 1.
@@ -43,15 +47,15 @@ Strategy = Callable[[Tensor, Tensor, Memory, torch.Generator], tuple[Tensor, Mem
 """Observation `[B, 9]`, reward before it `[B]`, memory, random stream -> actions, memory."""
 
 
-def forget(observation: Tensor) -> Memory:
+def forget(observation: Seen) -> Memory:
     """The memory at the start of an episode."""
     zero = torch.zeros_like(observation[:, 0])
     return Memory(zero, zero)
 
 
 def exact(
-    observation: Tensor, reward: Tensor, memory: Memory, generator: torch.Generator
-) -> tuple[Tensor, Memory]:
+    observation: Seen, reward: Paid, memory: Memory, generator: torch.Generator
+) -> tuple[Chosen, Memory]:
     """Remember whether the rewarded object is the larger one: right from the second choice on.
 
     The mean return is the best there is, n − 1 + 0.2 n.
@@ -61,8 +65,8 @@ def exact(
 
 
 def threshold(
-    observation: Tensor, reward: Tensor, memory: Memory, generator: torch.Generator
-) -> tuple[Tensor, Memory]:
+    observation: Seen, reward: Paid, memory: Memory, generator: torch.Generator
+) -> tuple[Chosen, Memory]:
     """Remember whether the rewarded object is above 0.5; no two objects are ever compared.
 
     That tells the objects apart when they are on different sides of 0.5, which is half of all
@@ -73,8 +77,8 @@ def threshold(
 
 
 def learn_from_wins(
-    observation: Tensor, reward: Tensor, memory: Memory, generator: torch.Generator
-) -> tuple[Tensor, Memory]:
+    observation: Seen, reward: Paid, memory: Memory, generator: torch.Generator
+) -> tuple[Chosen, Memory]:
     """Choose the larger object; stay with it if that was rewarded at once, guess for ever if not.
 
     A win says what to do next, the same again; to use a loss one has to turn the choice round.
@@ -90,16 +94,16 @@ def learn_from_wins(
 
 
 def never_learn(
-    observation: Tensor, reward: Tensor, memory: Memory, generator: torch.Generator
-) -> tuple[Tensor, Memory]:
+    observation: Seen, reward: Paid, memory: Memory, generator: torch.Generator
+) -> tuple[Chosen, Memory]:
     """Choose the left object each time. The mean return is 0.2 n."""
     zero = torch.zeros_like(reward)
     return _bet(observation, reward, memory, zero, zero)
 
 
 def random_walk(
-    observation: Tensor, reward: Tensor, memory: Memory, generator: torch.Generator
-) -> tuple[Tensor, Memory]:
+    observation: Seen, reward: Paid, memory: Memory, generator: torch.Generator
+) -> tuple[Chosen, Memory]:
     """Step to either side with probability 1/2."""
     shape, device = reward.shape, reward.device
     return torch.randint(2, shape, generator=generator, device=device), memory
@@ -133,8 +137,8 @@ def play(
 
 
 def _bet(
-    observation: Tensor, reward: Tensor, memory: Memory, left: Tensor, right: Tensor
-) -> tuple[Tensor, Memory]:
+    observation: Seen, reward: Paid, memory: Memory, left: Tensor, right: Tensor
+) -> tuple[Chosen, Memory]:
     """Walk on, and where objects have just appeared choose the one that follows the rule.
 
     Args:
@@ -156,7 +160,7 @@ def _above(value: Tensor) -> Tensor:
     return 2 * (value > MIDDLE).to(value) - 1
 
 
-def _towards_nearest(observation: Tensor) -> Int[Tensor, " B"]:
+def _towards_nearest(observation: Seen) -> Chosen:
     """0 where the nearest thing in sight is to the left, 1 where it is to the right."""
     around = torch.arange(-REACH, REACH + 1, device=observation.device)
     distance = torch.where(observation > 0, around.abs(), CELLS)

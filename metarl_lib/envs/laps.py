@@ -42,6 +42,9 @@ class Laps(OneTask):
 
     There is one task, so that training and test coincide. `info["late"]` says which kind of phase
     it was, `info["correct"]` whether the action was right, `[B]` each.
+
+    Raises:
+        ValueError: for a number out of range.
     """
 
     def __init__(

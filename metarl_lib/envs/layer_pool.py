@@ -81,7 +81,7 @@ class LayerPool:
         reward: `"loss"` or `"improvement"`.
         pool: the layers; by default drawn with `pool_seed`. Who trains them sets `env.pool`.
 
-    `info` holds `loss` (L̄; 0 before the end) and `forbidden`, whether the mask said no.
+    `info` holds `loss` (L̄; 0 before the end) and `forbidden`, whether the mask said no, `[B]` each.
 
     Raises:
         ValueError: for an unknown name, a number out of range, or layers that do not fit.
@@ -267,7 +267,7 @@ class LayerPool:
         return losses(params, plan, tasks.held_out_x, tasks.held_out_y, self.loss)
 
     def observe(self, state: PoolState) -> Tensor:
-        """What the agent sees."""
+        """What the agent sees, flat, `[B, numbers]`."""
         tasks = state.tasks
         y = tasks.y
         if not y.is_floating_point():
@@ -283,7 +283,7 @@ class LayerPool:
 
 
 def log_loss(loss: Tensor) -> Tensor:
-    """log L within ± 10; 10 where L is no number."""
+    """log L within ± 10, of losses of any shape; 10 where L is no number."""
     return loss.clamp_min(1e-30).log().nan_to_num(nan=LIMIT).clamp(-LIMIT, LIMIT)
 
 

@@ -199,7 +199,7 @@ class AntDir(Robot):
         return RobotTasks(torch.cat([angle.cos(), angle.sin()], 1))
 
     def paid(self, goal: Tensor, velocity: Tensor, physics: Tensor) -> tuple[Tensor, Tensor]:
-        """v · d, to which health adds 1."""
+        """v · d, and what is paid, to which health adds 1: `[B]` each."""
         along = (velocity[:, :2] * goal).sum(1)
         height = self.physics.positions(physics)[:, 2]
         return along, along + ((height >= HEALTHY[0]) & (height <= HEALTHY[1])).double()
@@ -222,7 +222,7 @@ class CheetahDir(Robot):
         return RobotTasks(_signs(batch, generator, split))
 
     def paid(self, goal: Tensor, velocity: Tensor, physics: Tensor) -> tuple[Tensor, Tensor]:
-        """The velocity in the direction of the task."""
+        """The velocity in the direction of the task, `[B]`; that much is paid."""
         along = velocity[:, 0] * goal[:, 0]
         return along, along
 
@@ -266,7 +266,7 @@ class CheetahVel(Robot):
         return RobotTasks(self.fastest * chessboard(batch, 1, FIELDS, generator, split))
 
     def paid(self, goal: Tensor, velocity: Tensor, physics: Tensor) -> tuple[Tensor, Tensor]:
-        """How far the velocity is from the wanted one, less than zero."""
+        """The velocity, and how far it is from the wanted one, less than zero: `[B]` each."""
         return velocity[:, 0], -(velocity[:, 0] - goal[:, 0]).abs()
 
 

@@ -29,7 +29,10 @@ class MaskedVecEnv(SB3VecEnv):
 
 
 def masks_of(env: gymnasium.Env) -> np.ndarray:
-    """The mask of an environment that `gymnasium.make` made, for sb3-contrib's `ActionMasker`."""
+    """The mask of an environment that `gymnasium.make` made, for sb3-contrib's `ActionMasker`.
+
+    `[actions]` booleans, true where an action is allowed.
+    """
     single = env.unwrapped
     assert isinstance(single, SingleEnv)
     masks: np.ndarray = single.rows.env.action_masks(single.rows.state)[0].numpy()  # type: ignore[attr-defined]

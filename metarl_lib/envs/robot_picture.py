@@ -42,7 +42,7 @@ class View(NamedTuple):
         return np.stack([right, up, near], -1)
 
     def ground(self, right: np.ndarray, up: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The x and y of the places on the ground that are seen there."""
+        """The x and y of the places on the ground that are seen there, all of the same shape."""
         ahead = up / math.sin(self.pitch)
         x = right * math.cos(self.turn) - ahead * math.sin(self.turn)
         return x, right * math.sin(self.turn) + ahead * math.cos(self.turn)
@@ -76,7 +76,7 @@ def picture(limbs: Limbs, view: View, centre: Float[np.ndarray, " 3"]) -> np.nda
 
 
 def distance(x: np.ndarray, y: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """From points to the line between two others."""
+    """From points, x and y of the same shape, to the line between a and b, `[2]` each."""
     dx, dy = b - a
     length = dx * dx + dy * dy
     along = ((x - a[0]) * dx + (y - a[1]) * dy) / max(length, 1e-12)

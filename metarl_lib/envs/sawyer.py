@@ -116,8 +116,14 @@ class Sawyer:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float, bool]:
         """A step from a state, by Meta-World's own `step`.
 
+        Args:
+            start: of the episode.
+            physics: `[64]`.
+            seen: `[18]`.
+            action: `[4]`.
+
         Returns:
-            The new physics and what is seen, the observation, the reward and the success.
+            The new physics and what is seen, the observation `[39]`, the reward and the success.
         """
         env = self.env
         if self.taken is not start:

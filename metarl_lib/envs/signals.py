@@ -127,7 +127,7 @@ def outer_means(network: Network, posts: Sequence[Tensor], inputs: Sequence[Tens
 
 
 def blocks(network: Network, x: Tensor) -> Iterator[slice]:
-    """Rows that are evaluated together."""
+    """Rows of x, `[B, N, R_0]`, that are evaluated together."""
     largest = max(network.widths) * x.shape[-2]
     size = max(1, BLOCK_ELEMENTS // largest)
     for start in range(0, len(x), size):

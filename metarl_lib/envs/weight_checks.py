@@ -10,7 +10,11 @@ from metarl_lib.rules import Network
 
 
 def check_signals(signals: Sequence[str]) -> None:
-    """Signals must be known, and each be named once."""
+    """Signals must be known, and each be named once.
+
+    Raises:
+        ValueError: for an unknown or repeated name, or none at all; lists those there are.
+    """
     known = set(signals) <= set(SIGNALS)
     if not signals or not known or len(set(signals)) < len(signals):
         raise ValueError(

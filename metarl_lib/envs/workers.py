@@ -34,7 +34,7 @@ class Workers:
         self._end: Any = None
 
     def call(self, method: str, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Call a method on all rows; they come back in their order.
+        """Call a method on all rows of arrays `[B, …]`; they come back in their order.
 
         Raises:
             RuntimeError: when a process has died.

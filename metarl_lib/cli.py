@@ -22,7 +22,11 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing a usage block."""
+        """Raise instead of printing a usage block.
+
+        Raises:
+            UsageError: always.
+        """
         raise UsageError(f"{message} (see {self.prog} --help)")
 
 

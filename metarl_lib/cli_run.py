@@ -66,7 +66,11 @@ def add_commands(commands: Any) -> None:
 
 
 def run_experiment(options: argparse.Namespace, extra: list[str]) -> int:
-    """Run or resume one experiment."""
+    """Run or resume one experiment.
+
+    Raises:
+        UsageError: for a name, an option or a value that does not fit.
+    """
     if options.resume is not None and not (options.help and options.name is None):
         return _resume(options, extra)
     experiment = _chosen(options, extra)
@@ -91,7 +95,11 @@ def run_experiment(options: argparse.Namespace, extra: list[str]) -> int:
 
 
 def run_sweep(options: argparse.Namespace, extra: list[str]) -> int:
-    """Run one experiment with many seeds."""
+    """Run one experiment with many seeds.
+
+    Raises:
+        UsageError: for a name, an option or a value that does not fit, or without `--seeds`.
+    """
     experiment = _chosen(options, extra)
     if experiment is None:
         return 0
@@ -115,7 +123,12 @@ def run_sweep(options: argparse.Namespace, extra: list[str]) -> int:
 
 
 def evaluate_run(options: argparse.Namespace, extra: list[str]) -> int:
-    """Evaluate a finished run's checkpoint again, and print each row beside the run's."""
+    """Evaluate a finished run's checkpoint again, and print each row beside the run's.
+
+    Raises:
+        UsageError: for an option that does not fit, or a run of another version.
+        ValueError: for a run that is not finished, or a damaged file.
+    """
     if extra:
         raise UsageError(f"unknown argument {extra[0]!r}")
     folder, trials = options.run, options.trials

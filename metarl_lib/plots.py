@@ -260,6 +260,9 @@ def curves(
         cost: multiplies the steps of each variant, such as forward passes a step.
         factor: multiplies the values, such as 100 for per cent.
         bands: draws the intervals; of very few seeds they are so wide that they hide the curves.
+
+    Raises:
+        KeyError: when a variant has no curve of the metric.
     """
     for variant in variants:
         rows = results.curves.query("variant == @variant and metric == @metric")
@@ -276,7 +279,11 @@ def curves(
 def against(
     ax: Axes, results: Published, metric: str, variants: Sequence[str], *, logarithmic: bool = True
 ) -> None:
-    """Numbers published as `metric@x` against x: measurements as points, theory as lines."""
+    """Numbers published as `metric@x` against x: measurements as points, theory as lines.
+
+    Raises:
+        KeyError: when a variant has no such numbers.
+    """
     for variant in variants:
         rows = results.against(metric).query("variant == @variant")
         if rows.empty:

@@ -63,6 +63,9 @@ def generator(seed: int, stream: str, index: int = 0) -> torch.Generator:
         stream: one of `STREAMS`. Drawing from one never moves another, so that evaluating more
             often cannot change training.
         index: tells several generators of one stream apart.
+
+    Raises:
+        ValueError: for a seed below 0, or an unknown stream.
     """
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed={seed!r}: must be a whole number >= 0")

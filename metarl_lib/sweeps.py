@@ -201,6 +201,7 @@ class OnRay:
     Raises:
         ValueError: when Ray is not installed.
         ConnectionError: when nothing answers at the address.
+        KeyboardInterrupt: when it was stopped meanwhile.
     """
 
     def __init__(self, parallel: int | None, address: str | None) -> None:

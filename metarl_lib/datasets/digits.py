@@ -101,6 +101,14 @@ def verify_mnist(
 
     The bytes of the original files are rebuilt (a header, then the numbers, the 60,000
     training samples first), so that a download in another format is held to the same sums.
+
+    Args:
+        pixels: `[70000, 784]`, from 0 to 255.
+        labels: `[70000]`, numbers, or the same as text.
+        expected: the checksums, by the names that `IDX_SHA256` has.
+
+    Raises:
+        ValueError: for another checksum; says of which part.
     """
     pixels = np.asarray(pixels).astype(np.uint8).reshape(-1, 28, 28)
     labels = np.asarray(labels).astype(np.uint8)
@@ -120,7 +128,10 @@ def verify_mnist(
 
 
 def idx_bytes(numbers: np.ndarray) -> bytes:
-    """An IDX file of unsigned bytes: two zeros, type 8, the number of axes, their lengths."""
+    """An IDX file of unsigned bytes: two zeros, type 8, the number of axes, their lengths.
+
+    Then the numbers follow, of an array of any shape.
+    """
     header = bytes([0, 0, 8, numbers.ndim])
     lengths = b"".join(length.to_bytes(4, "big") for length in numbers.shape)
     return header + lengths + np.ascontiguousarray(numbers).tobytes()

@@ -70,6 +70,9 @@ class TeacherFamily:
 
     Training teachers have a first weight > 0, test teachers one < 0. By the symmetry of the
     weights both halves are the same distribution as far as learning goes.
+
+    Raises:
+        ValueError: for a number out of range, or an unknown output.
     """
 
     inputs: int = 10
@@ -142,6 +145,9 @@ class DigitsFamily:
 
     Training tasks draw even permutations and label one half of the images, test tasks odd
     permutations and the other half. The projection is fitted on the training half.
+
+    Raises:
+        ValueError: for a number out of range, more images than there are, or an unknown rotation.
     """
 
     num_train: int = 512

@@ -33,6 +33,9 @@ class NWayFamily:
 
     Training tasks consist of the digits 0 to 5, test tasks of 6 to 9. The components are those
     of the training digits.
+
+    Raises:
+        ValueError: for a number out of range, or more images of a digit than there are.
     """
 
     ways: int = 3

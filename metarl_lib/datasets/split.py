@@ -45,7 +45,11 @@ class Split:
 def check_count(
     name: str, count: int, available: int | None = None, *, fix: str = "ask for fewer"
 ) -> None:
-    """A number of samples must be a positive whole number, and no more than there are."""
+    """A number of samples must be a positive whole number, and no more than there are.
+
+    Raises:
+        ValueError: for any other number; says how many are left, and the fix.
+    """
     if not isinstance(count, int) or count < 1:
         raise ValueError(f"{name}={count!r}: the number of samples must be a whole number >= 1")
     if available is not None and count > available:
@@ -55,6 +59,10 @@ def check_count(
 
 
 def check_split(split: str) -> None:
-    """A split is `train` or `test`."""
+    """A split is `train` or `test`.
+
+    Raises:
+        ValueError: for another name.
+    """
     if split not in SPLITS:
         raise ValueError(f"split={split!r} is unknown: choose one of {', '.join(SPLITS)}")

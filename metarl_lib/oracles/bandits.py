@@ -94,7 +94,7 @@ def best_arm_total(arms: int, pulls: int) -> float:
 
 
 def posterior(successes: Tensor, failures: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of Beta(s + 1, f + 1), what is known of each p."""
+    """Mean and standard deviation of Beta(s + 1, f + 1), what is known of each p: `[B, k]` each."""
     count = successes + failures + 2
     mean = (successes + 1) / count
     return mean, (mean * (1 - mean) / (count + 1)).sqrt()

@@ -34,6 +34,7 @@ def bayes_optimal(arms: int, pulls: int) -> float:
 
     Raises:
         ValueError: when the states would not fit into memory; says how many there are.
+        ArithmeticError: should two states share a random key, which would mix them up.
     """
     check_count("arms", arms)
     check_count("pulls", pulls)

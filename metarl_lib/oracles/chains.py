@@ -197,7 +197,7 @@ def resting_point(
 
 
 def pair(numbers: Tensor, learned: str) -> tuple[Tensor, Tensor]:
-    """γ and λ, of which one is learned and the other is 1."""
+    """γ and λ, of the same shape, of which one is learned and the other is 1."""
     one = torch.ones_like(numbers)
     return (numbers, one) if learned == "discount" else (one, numbers)
 

@@ -213,7 +213,7 @@ def at(target: Target, free: Open) -> Open:
 
 
 def even(places: Tensor) -> Tensor:
-    """The even distribution over the places that are true, in float64."""
+    """The even distribution over the places that are true, `[B, n, n]`, in float64."""
     mass = places.double()
     return mass / mass.sum((1, 2), keepdim=True)
 

@@ -46,7 +46,11 @@ GAMES = (
 
 @dataclass(frozen=True)
 class Config(MetaSettings):
-    """Fields of the experiment on Atari."""
+    """Fields of the experiment on Atari.
+
+    Raises:
+        ValueError: for an unknown method or game, or a number out of range.
+    """
 
     rows: int = option(32, "games side by side")
     updates: int = option(80_000, "segments that are collected and learned from")

@@ -66,6 +66,9 @@ class Config(Settings):
     10 arms, as the one for the next fewer with as many pulls, which it widens. Fields that end with
     `_500` stand for those without in trials of more than 100 pulls: there a critic that does
     not discount is wrong for too long, and ruins what the shorter trials have taught.
+
+    Raises:
+        ValueError: for an unknown agent, a number out of range, or a cell that is given twice.
     """
 
     rows: int = option(256, "trials of 100 pulls side by side; as many pulls of others")

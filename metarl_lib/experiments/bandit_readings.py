@@ -64,7 +64,10 @@ class Watched:
 
 
 def curve(log: Any, variant: str, regret: Tensor, arms: Tensor | None) -> None:
-    """Log the mean regret so far, at about forty pulls, and how many arms were tried."""
+    """Log the mean regret so far, at about forty pulls, and how many arms were tried.
+
+    Regret and arms are `[T, B]`, of T pulls.
+    """
     total = regret.cumsum(0).mean(1)
     stride = max(1, len(total) // 40)
     for t in sorted({*range(0, len(total), stride), len(total) - 1}):

@@ -98,7 +98,7 @@ def check_minibatch(steps: int, given: str) -> None:
 
 
 def row(variant: str, metric: str, value: Tensor | float, budget: int) -> Row:
-    """One result; of a tensor, the mean of its numbers."""
+    """One result; of a tensor of any shape, the mean of its numbers."""
     number = value.mean() if isinstance(value, Tensor) else value
     return {"variant": variant, "metric": metric, "value": float(number), "budget": budget}
 

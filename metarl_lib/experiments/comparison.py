@@ -41,7 +41,7 @@ class Comparison:
         self.lives: dict[str, Life] = {}
 
     def add(self, variant: str, metric: str, value: Tensor | float) -> None:
-        """Keep one number, the mean over tasks where there is one for each."""
+        """Keep one number, the mean over tasks where there is one for each, `[B]`."""
         self.rows.append(row(variant, f"{metric}_{self.condition}", value, self.env.steps))
 
     def record(self, variant: str, life: Life) -> None:

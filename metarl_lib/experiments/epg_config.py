@@ -17,7 +17,12 @@ from metarl_lib.rules.checks import look_up
 
 @dataclass(frozen=True)
 class Config:
-    """Fields of the experiment on evolved losses."""
+    """Fields of the experiment on evolved losses.
+
+    Raises:
+        ValueError: for an unknown task, a number out of range or that does not divide another, or
+            another count of numbers than of tasks.
+    """
 
     tasks: tuple[str, ...] = option(("point", "pendulum"), "families of tasks")
     generations: tuple[int, ...] = option(

@@ -70,7 +70,7 @@ def readings(
 
 
 def test_loss(config: Config, seed: int, task: Task, name: str, phi: Tensor) -> list[Row]:
-    """What fresh learners earn that descend an evolved loss, and with parts of it blinded."""
+    """What fresh learners earn with an evolved loss, `phi` `[P]`, and with parts of it blinded."""
     episodes, rows = config.of("life", name), []
     lives = Lives(task.env, life_of(config, name, config.beyond * episodes))
     budget = (

@@ -29,7 +29,11 @@ class Push(NamedTuple):
 
 
 def columns(network: LossNetwork, part: str) -> slice:
-    """Where a part of x_t, or the context behind it, stands."""
+    """Where a part of x_t, or the context behind it, stands.
+
+    Raises:
+        ValueError: for an unknown part; lists those there are.
+    """
     seen, actions = network.observations, network.actions
     widths = {
         "observation": seen, "action": actions, "reward": 1, "ended": 1,
@@ -69,7 +73,7 @@ def pushes(
         env: the environment.
         network: the form of the loss.
         phi: its parameters.
-        tasks: W tasks.
+        tasks: W tasks, `[W, …]` each.
         steps: N, of the buffer, all of which are in the minibatch.
         log_std: log σ of the actions.
         generator: of the actions, and of the environment.
@@ -100,5 +104,5 @@ def pushes(
 
 
 def cosine(a: Tensor, b: Tensor) -> Float[Tensor, "W n"]:
-    """Cosines of vectors in the last dimension."""
+    """Cosines of vectors `[W, n, A]` in the last dimension."""
     return torch.nn.functional.cosine_similarity(a, b, dim=-1)

@@ -12,7 +12,7 @@ A few steps can diverge on a few tasks; one such error would be all that a mean 
 
 
 def capped(each: Tensor) -> Tensor:
-    """Errors of at most `CAP`, which is also what none at all counts as."""
+    """Errors of any shape, of at most `CAP`, which is also what none at all counts as."""
     return each.nan_to_num(nan=CAP).clamp_max(CAP)
 
 

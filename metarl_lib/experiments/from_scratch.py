@@ -25,7 +25,7 @@ Choice = tuple[float, float]  # a learning rate, and a discount, where a learned
 
 
 class Pinned:
-    """An environment that has one task for good."""
+    """An environment that has one task for good; actions and observations are `[B, …]`."""
 
     def __init__(self, env: BoundedEnv, task: Any) -> None:
         self.env, self.task = env, task

@@ -140,7 +140,7 @@ class Constant:
         self.action = action.flatten()
 
     def __call__(self, observation: Tensor, state: State) -> Tensor:
-        """The same action for every row."""
+        """The same action for every row, `[B, A]`."""
         return self.action.expand(len(observation), -1)
 
 
@@ -156,7 +156,7 @@ class Recipe:
         self.env, self.coefficient = env, coefficient
 
     def __call__(self, observation: Tensor, state: State) -> Tensor:
-        """The same action for every row, by the time of the first."""
+        """The same action for every row, `[B, A]`, by the time of the first."""
         age = float(state.time[0]) / self.env.steps
         action = torch.zeros(self.env.network.num_layers, len(SIGNALS))
         for layer in range(len(action)):

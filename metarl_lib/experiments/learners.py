@@ -218,7 +218,7 @@ def finish(
     actions: Sequence[Tensor] = (),
     rates: Sequence[Tensor] = (),
 ) -> Life:
-    """The life that ends in a state, with what is measured there on held-out samples."""
+    """The life that ends in a state, with what held-out samples say; `diverged` is `[B]`."""
     tasks = state.tasks
     held_out = env.held_out_loss(state).clamp(TINY, LOSS_LIMIT).log()
     accuracy = torch.full_like(held_out, torch.nan)
@@ -295,12 +295,8 @@ def train_policy(
     model = make_ppo(env, settings, seed, recurrent=recurrent)
     progress = Progress(stage, total // agents, agents)
     learn_finite(lambda: model.learn(total, callback=progress), model, stage)
-    stage.save(
-        total // agents,
-        policy_tensors(model.policy),
-        {"training_return": progress.last},
-        finished=True,
-    )
+    values = {"training_return": progress.last}
+    stage.save(total // agents, policy_tensors(model.policy), values, finished=True)
 
 
 def learn_finite(learn: Callable[[], Any], model: OnPolicyAlgorithm, stage: Stage) -> Any:
@@ -341,7 +337,11 @@ def keep_nothing(step: int, values: Mapping[str, float]) -> None:
 
 
 def copy_env(env: WeightSpace, **changes: Any) -> WeightSpace:
-    """The same environment with some attributes changed, such as `drive` or `steps`."""
+    """The same environment with some attributes changed, such as `drive` or `steps`.
+
+    Raises:
+        ValueError: for an attribute that it does not have.
+    """
     changed = copy.copy(env)
     for name, value in changes.items():
         if not hasattr(env, name):

@@ -74,7 +74,11 @@ def robot() -> PointRobot:
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Fields of the experiment with policies that take gradient steps."""
+    """Fields of the experiment with policies that take gradient steps.
+
+    Raises:
+        ValueError: for an unknown variant, a number out of range, or a segment that does not fit.
+    """
 
     rows: int = option(64, "robots side by side")
     segment: int = option(160, "steps of a life in training: those before and after one step")

@@ -52,7 +52,11 @@ ORDERS = (
 
 @dataclass(frozen=True)
 class Config(Variants, Settings):
-    """Fields of the experiment on the maze. A segment is a whole trial."""
+    """Fields of the experiment on the maze. A segment is a whole trial.
+
+    Raises:
+        ValueError: for an unknown variant, or a number out of range.
+    """
 
     rows: int = option(64, "mazes side by side")
     segment: int = option(100, "steps of a trial, after each of which is learned")

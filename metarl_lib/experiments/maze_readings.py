@@ -51,7 +51,7 @@ def probed(env: Any, agent: Agent, tasks: MazeTasks, stream: torch.Generator) ->
 
 
 def place(cell: Tensor, size: int) -> Float[Tensor, "B 2"]:
-    """Row and column of a cell."""
+    """Row and column of cells, `[B]`, that are numbered row by row."""
     return torch.stack([cell.div(size, rounding_mode="floor"), cell % size], -1).double()
 
 

@@ -69,7 +69,7 @@ def make_learner(setup: Setup, learner: Learner, learners: int) -> MetaTD:
 
 
 def episode(env: Chain, learners: int, stream: torch.Generator) -> tuple[Tensor, ...]:
-    """One walk of every learner, as `MetaTD.learn` takes it."""
+    """One walk of every learner, as `MetaTD.learn` takes it: `[T, L, …]` each."""
     state, seen = env.reset(env.sample_tasks(learners, stream), stream)
     nothing, steps = torch.zeros(learners, dtype=torch.long), []
     for _ in range(env.states):
@@ -105,7 +105,7 @@ def learn(stage: Stage, config: Any, chain: str, name: str, seed: int) -> None:
 
 
 def numbers(eta: Tensor) -> Tensor:
-    """γ or λ of each state but the first."""
+    """γ or λ of each state but the first, `[n − 1]`, of η `[n]`."""
     return torch.sigmoid(eta)[1:].double()
 
 

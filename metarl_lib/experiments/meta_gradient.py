@@ -20,7 +20,11 @@ NAME = "meta_gradient"
 
 @dataclass(frozen=True)
 class Config(MetaSettings):
-    """Fields of the experiment on meta-gradients."""
+    """Fields of the experiment on meta-gradients.
+
+    Raises:
+        ValueError: for an unknown name, or a number out of range.
+    """
 
     updates: int = option(500, "segments that are collected and learned from, but for laps")
     discount: float = option(0.8, "γ at the start, where it is learned")

@@ -55,7 +55,8 @@ def np_relative_variance(
 
         E‖ĝ − G‖² = (1/N²) Σ_i Σ_l ‖x_i^{(l)}‖² (R_{l+1} ‖d_i‖² + ‖d_i^{(l+1)}‖²).
 
-    With one sample and inputs of equal norm in every layer this is (M + 1) ‖G‖².
+    With one sample and inputs of equal norm in every layer this is (M + 1) ‖G‖². The inputs x are
+    `[N, R_0]`, the targets y as the loss wants them.
     """
     deltas, activations = sample_derivatives(network, params, x, y, loss)
     total = torch.stack([d.square().sum(-1) for d in deltas]).sum(0)
@@ -72,8 +73,8 @@ def np_relative_variance(
 def curvature_trace(network: Network, params: Sequence[Tensor], x: Tensor) -> float:
     """tr(H) of the half mean squared error, in the Gauss-Newton form: (1/(N R_L)) Σ_i ‖J_i‖².
 
-    J_i is the Jacobian of sample i's outputs by all weights. The part that is left out carries
-    the second derivative of the network, which for ReLU layers has no diagonal.
+    J_i is the Jacobian of sample i's outputs by all weights, for inputs x `[N, R_0]`. The part that
+    is left out carries the second derivative of the network, which for ReLU layers has no diagonal.
     """
     trace = network.trace(params, x)
     last = network.num_layers - 1
@@ -93,12 +94,12 @@ def curvature_trace(network: Network, params: Sequence[Tensor], x: Tensor) -> fl
 def linear_stable_rates(x: Tensor, width: int) -> dict[str, float]:
     """The largest stable η of each rule for one linear layer with white inputs, XᵀX = N I.
 
-    The loss is the half mean squared error over `width` = R outputs, so every eigenvalue of
-    the Hessian is κ = 1/R. One step multiplies the expected squared distance to the solution
-    by 1 − 2ηκ + η²κ²(1 + v), with v the rule's relative variance for an error that points
-    equally in all directions; it shrinks as long as η < 2 / (κ (1 + v)). For SGD and WP the
-    direction does not matter and this is exact; for NP the error turns towards the inputs
-    with large norm, and the limit is a few per cent smaller.
+    The inputs x are `[N, R_0]`. The loss is the half mean squared error over `width` = R outputs,
+    so every eigenvalue of the Hessian is κ = 1/R. One step multiplies the expected squared
+    distance to the solution by 1 − 2ηκ + η²κ²(1 + v), with v the rule's relative variance for an
+    error that points equally in all directions; it shrinks as long as η < 2 / (κ (1 + v)). For SGD
+    and WP the direction does not matter and this is exact; for NP the error turns towards the
+    inputs with large norm, and the limit is a few per cent smaller.
 
         SGD: v = 0.    WP: v = P + 1.    NP: v = (R + 1)/(N R_0) · mean of ‖x_i‖⁴.
     """

@@ -57,7 +57,11 @@ BLIND = 81
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Fields of the experiment with the methods that evolved losses are compared with."""
+    """Fields of the experiment with the methods that evolved losses are compared with.
+
+    Raises:
+        ValueError: for an unknown name, a number out of range, or a segment that does not fit.
+    """
 
     rows: int = option(64, "robots side by side")
     segment: int = option(160, "steps of a life in training, which is a whole trial")
@@ -324,7 +328,7 @@ def by_hand(config: Config, seed: int) -> list[Row]:
 
 
 def returned(tasks: PointTasks, place: Tensor) -> float:
-    """The mean return of an episode that goes straight to a place and stays there."""
+    """The mean return of an episode that goes straight to a place, `[2]`, and stays there."""
     episode, _ = towards(robot(), tasks, place.expand_as(tasks.goal))
     return float(episode.rewards.sum((1, 2)).mean())
 

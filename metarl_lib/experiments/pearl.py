@@ -62,7 +62,12 @@ GRU_MINIBATCHES = 2
 
 @dataclass(frozen=True)
 class Config(Variants, PEARLSettings):
-    """Fields of the experiment on the point robot."""
+    """Fields of the experiment on the point robot.
+
+    Raises:
+        ValueError: for an unknown variant, a number out of range, or rows that minibatches do not
+            divide.
+    """
 
     iterations: int = option(400, "times that is lived and learned")
     collected: int = option(40, "tasks that are lived with in an iteration")
@@ -135,7 +140,7 @@ def env_of(config: Config, variant: str) -> Any:
 
 
 def distance(step: Step) -> Tensor:
-    """The dense reward of a step, whatever it paid."""
+    """The dense reward of a step, `[B]`, whatever it paid."""
     return -step.info["distance"]
 
 

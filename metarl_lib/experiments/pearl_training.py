@@ -62,6 +62,8 @@ class Told:
 class Taught:
     """A trial that pays by a lesson; what is seen of rewards stays as it is.
 
+    Actions and observations are `[B, …]`.
+
     Args:
         trial: the trial.
         lesson: what is learned from in the place of the reward.

@@ -38,7 +38,12 @@ SIGMA = 1e-4
 
 @dataclass(frozen=True)
 class Config:
-    """Fields of the perturbation-noise experiment."""
+    """Fields of the perturbation-noise experiment.
+
+    Raises:
+        ValueError: for a number out of range, a count that is given twice, or a linear layer that
+            is wider than there are samples.
+    """
 
     draw_counts: tuple[int, ...] = option(
         (1, 4, 16, 64, 256, 1000, 4000), "numbers of draws at which the angle is measured"
@@ -286,7 +291,7 @@ def _progress(values: Sequence[Any], name: str) -> Iterable[Any]:
 
 
 def white_inputs(num_samples: int, width: int, stream: torch.Generator) -> Tensor:
-    """Gaussian inputs turned and scaled so that XᵀX = N I exactly, float64."""
+    """Gaussian inputs `[num_samples, width]`, turned and scaled: XᵀX = N I exactly, float64."""
     x = torch.randn(num_samples, width, generator=stream, dtype=torch.float64)
     q, _ = torch.linalg.qr(x)
     return q * num_samples**0.5

@@ -51,7 +51,7 @@ class Watched:
     def step(
         self, state: PoolState, action: Tensor, generator: torch.Generator
     ) -> tuple[PoolState, Step]:
-        """As the environment's."""
+        """As the environment's, for actions `[B]`."""
         after, step = self.env.step(state, action, generator)
         rows = step.terminated
         if bool(rows.any()):
@@ -73,7 +73,7 @@ class Blind(nn.Module):
         self.encoder = encoder
 
     def forward(self, observations: Tensor) -> Tensor:
-        """The code of the rest."""
+        """The code of the rest, `[*B, units]`, of observations `[*B, I]`."""
         samples = self.encoder.sizes[0] + self.encoder.sizes[1]
         rest = observations[..., samples:]
         return self.encoder(torch.nn.functional.pad(rest, (samples, 0)))  # type: ignore[no-any-return]
@@ -105,14 +105,17 @@ def random_layers(env: LayerPool, batch: int, generator: torch.Generator) -> Ten
 
 
 def first_layers(env: LayerPool, batch: int) -> Tensor:
-    """The same path for all: the first layer of each kind, and the first hidden ones."""
+    """The same path for all: the first layer of each kind, and the first hidden ones.
+
+    `[batch, D + 2]`, as those of `random_layers`.
+    """
     middle = torch.arange(env.depth)
     ends = middle.new_zeros(1)
     return torch.cat([ends, middle, ends]).expand(batch, -1)
 
 
 def plan_of(env: LayerPool, layers: Tensor) -> Plan:
-    """A plan with these layers, and the environment's first rate and number of steps."""
+    """A plan with layers `[B, D + 2]`, and the environment's first rate and number of steps."""
     rate = torch.full((len(layers),), env.rates[0])
     return Plan(layers, rate, torch.full_like(layers[:, 0], env.steps[0]))
 
@@ -129,6 +132,9 @@ class PoolTraining:
         way: of `write_back`.
         rate: Adam's learning rate for the pool at the start; it falls to 0 linearly.
         router: the agent, where routes are learned.
+
+    Raises:
+        ValueError: for unknown routes.
     """
 
     def __init__(

@@ -72,7 +72,11 @@ UNRELATED = ("square", "sawtooth")
 
 @dataclass(frozen=True)
 class Config(Variants):
-    """Fields of the experiment on pools of layers."""
+    """Fields of the experiment on pools of layers.
+
+    Raises:
+        ValueError: for an unknown variant, or a number out of range.
+    """
 
     variants: tuple[str, ...] = option(PLANNED, f"what is trained, of {', '.join(ALL)}")
     costly: tuple[str, ...] = option(COSTLY, "those of them that few seeds train")

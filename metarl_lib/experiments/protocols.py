@@ -58,12 +58,12 @@ TINY = torch.finfo(torch.float32).tiny
 
 
 def finite_log(loss: Tensor) -> Tensor:
-    """The natural logarithm, bounded below, because a perfect fit has loss zero."""
+    """The natural logarithm, of any shape, bounded below, because a perfect fit has loss zero."""
     return loss.clamp_min(TINY).log()
 
 
 def mean_loss(network: Network, loss: Loss, split: Split, params: Sequence[Tensor]) -> Tensor:
-    """E of the samples of a split, with the parameters' leading batch dimensions."""
+    """E of the samples of a split, `[*]`, with the parameters' leading batch dimensions."""
     return loss(network(params, split.x), split.y).mean(-1)
 
 

@@ -55,7 +55,11 @@ a goal is away decides what a step pays, and a critic cannot know it.
 
 @dataclass(frozen=True)
 class Config(RobotAgents):
-    """Fields of an experiment on Meta-World. A segment is an episode at full scale."""
+    """Fields of an experiment on Meta-World. A segment is an episode at full scale.
+
+    Raises:
+        ValueError: for an unknown variant or reward, or a number out of range.
+    """
 
     rows: int = option(10, "arms side by side")
     segment: int = option(150, "steps of every row between two updates")

@@ -30,7 +30,7 @@ class Returns:
         self.ended: list[float] = []
 
     def add(self, rewards: np.ndarray, dones: np.ndarray) -> None:
-        """One step of every row."""
+        """One step of every row, `[B]` each."""
         self.running = self.running + rewards
         self.ended += self.running[dones].tolist()
         self.running = np.where(dones, 0.0, self.running)
@@ -134,7 +134,7 @@ class SB3Agent:
         return zero, zero
 
     def step(self, observation: Tensor, state: tuple[Tensor, ...]) -> Outputs:
-        """One step of every row; the value is not computed."""
+        """One step of every row, of observations `[B, I]`; the value is not computed."""
         carried = tuple(s[None] for s in state)
         starts = torch.zeros(len(observation))
         found, after = self.policy.get_distribution(observation, carried, starts)
@@ -142,5 +142,5 @@ class SB3Agent:
         return Outputs(found.distribution, value, tuple(s[0] for s in after))
 
     def clip(self, action: Tensor) -> Tensor:
-        """Choices need no bounds."""
+        """Choices, `[B]`, need no bounds."""
         return action

@@ -42,7 +42,11 @@ AS_CODED = ("sgd-as-coded", "wp-as-coded", "np-as-coded")
 
 @dataclass(frozen=True)
 class Config:
-    """Fields of the teacher-student experiment."""
+    """Fields of the teacher-student experiment.
+
+    Raises:
+        ValueError: for a number out of range.
+    """
 
     hidden: int = option(100, "hidden units of teacher and student")
     num_train: int = option(512, "training samples")
@@ -219,13 +223,16 @@ def as_coded(variant: str, config: Config, seed: int) -> Protocol:
 
 
 def worst_output_share(network: Network, split: Split, params: Sequence[Tensor]) -> Tensor:
-    """The share of the loss that the worst of the outputs has, from 1/R_L to 1."""
+    """The share of the loss that the worst of the outputs has, from 1/R_L to 1.
+
+    `[*]`, with the leading dimensions of the parameters.
+    """
     squares = (network(params, split.x) - split.y).square().sum(-2)
     return squares.max(-1).values / squares.sum(-1).clamp_min(TINY)
 
 
 def forward_teacher(teacher: Sequence[Tensor], x: Tensor) -> Tensor:
-    """The teacher's output before the last ReLU."""
+    """The teacher's output before the last ReLU, `[N, R_L]`, for x `[N, R_0]`."""
     widths = (teacher[0].shape[1], *(w.shape[0] for w in teacher))
     return Network(widths)(teacher, x)
 

@@ -39,7 +39,11 @@ NAME, VARIANT = "two_step", "lstm-a2c"
 
 @dataclass(frozen=True)
 class Config(Settings):
-    """Fields of the experiment on the two-step task, after Wang et al. (2018)."""
+    """Fields of the experiment on the two-step task, after Wang et al. (2018).
+
+    Raises:
+        ValueError: for a number out of range, or an odd segment.
+    """
 
     rows: int = option(32, "environments side by side")
     segment: int = option(200, "steps of every row between two updates, two a round")
@@ -207,7 +211,7 @@ def prediction_errors(config: Config, record: Record, values: Tensor) -> dict[st
 
 
 def weights_of_two(x: Tensor, z: Tensor, y: Tensor) -> tuple[float, float]:
-    """The least squares weights (a, b) of y on x and z, the smallest where many are.
+    """The least squares weights (a, b) of y on x and z, `[n]` each, the smallest where many are.
 
     By sums alone: the last bits of a library for linear algebra depend on where in memory its
     scratch space happens to lie.
@@ -221,7 +225,7 @@ def weights_of_two(x: Tensor, z: Tensor, y: Tensor) -> tuple[float, float]:
 
 
 def standard(numbers: Tensor) -> Tensor:
-    """The same in double precision, with mean 0 and standard deviation 1."""
+    """The same, `[n]`, in double precision, with mean 0 and standard deviation 1."""
     numbers = numbers.double()
     return (numbers - numbers.mean()) / numbers.std().clamp_min(1e-12)
 

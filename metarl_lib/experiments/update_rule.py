@@ -41,7 +41,11 @@ SYNAPSE_PARTS = 5
 
 @dataclass(frozen=True)
 class Config(LearnerConfig):
-    """Fields of the experiment on learned update rules."""
+    """Fields of the experiment on learned update rules.
+
+    Raises:
+        ValueError: for an unknown condition, or none, or a number out of range.
+    """
 
     hidden: int = option(25, "hidden units of the base networks in meta-training")
     samples: int = option(64, "training samples of a task")

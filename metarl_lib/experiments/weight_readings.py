@@ -49,12 +49,15 @@ class OneDataSet:
 
 
 def summed_square_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    """‖x_i − y_i‖², the seed's loss: summed over the outputs, without the half."""
+    """‖x_i − y_i‖², `[*, N]`, the seed's loss: summed over the outputs, without the half."""
     return (outputs - targets).square().sum(-1)
 
 
 def scaled_cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy over 64: the seed sums eight batch means and divides by 512 samples."""
+    """Cross-entropy over 64, `[*, N]`.
+
+    The seed sums eight batch means and divides by 512 samples.
+    """
     return cross_entropy(outputs, targets) / 64
 
 
@@ -241,5 +244,5 @@ def policy_of(env: WeightSpace, tensors: Mapping[str, Tensor], prefix: str) -> A
 
 
 def act(policy: ActorCriticPolicy, seen: Tensor) -> Tensor:
-    """The policy's actions without noise."""
+    """The policy's actions without noise, `[B, …]`, of observations `[B, …]`."""
     return torch.as_tensor(policy.predict(seen.numpy(), deterministic=True)[0])

@@ -38,7 +38,11 @@ LONG = ("one-task", "more-trajectories", "distribution")
 
 @dataclass(frozen=True)
 class Config:
-    """Fields of the experiment on weights as an environment."""
+    """Fields of the experiment on weights as an environment.
+
+    Raises:
+        ValueError: for a number out of range or that does not divide another.
+    """
 
     hidden: int = option(10, "hidden units of the base network")
     teacher_hidden: int = option(100, "hidden units of the teacher")

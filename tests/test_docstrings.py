@@ -195,12 +195,12 @@ NAMED = "Do it.\n\n    Raises:\n        ValueError: for bad input."
 @pytest.mark.parametrize(
     ("part", "name"),
     [
-        ("class A:\n    pass", "A"),
+        ("class A: pass", "A"),
         ("def f():\n    pass", "f"),
         ("async def f():\n    pass", "f"),
-        ("if X:\n    def f():\n        pass", "f"),
+        ("if x:\n    def f():\n        pass", "f"),
         (define("class A", "A.", "def f(self):\n    pass"), "A.f"),
-        (define("class A", "A.", "class B:\n    pass"), "A.B"),
+        (define("class A", "A.", "class B: pass"), "A.B"),
     ],
 )
 def test_a_missing_docstring_is_found(part: str, name: str) -> None:

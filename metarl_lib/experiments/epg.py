@@ -151,7 +151,7 @@ EXPERIMENT = Experiment(
     page="book/algorithms/04_evolved_policy_gradients.md",
     claim="Does an evolved loss teach fresh learners new tasks in fewer steps than PPO?",
     presets=PRESETS,
-    cost={"smoke": "10 s", "book": "2 min", "full": "45 min"},
+    cost={"smoke": "10 s", "book": "2 min", "full": "30 min"},
     run=run,
     evaluate=evaluate,
 )

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from metarl_lib.algos import PEARL, PEARLAgent, PEARLSettings
 from metarl_lib.algos.pearl_agent import Lesson
-from metarl_lib.envs.base import BoundedEnv, Step
+from metarl_lib.envs.base import BoundedEnv, NotFiniteError, Step
 from metarl_lib.envs.trial import Trial
 from metarl_lib.experiments.meta_training import streams_of
 from metarl_lib.runs import Stage
@@ -129,7 +129,11 @@ def train_pearl(
         disable=None, unit="iteration",
     )  # fmt: skip
     while training.done < settings.iterations:
-        numbers = training.iteration()
+        try:
+            numbers = training.iteration()
+        except NotFiniteError:  # an environment refuses such an action
+            stage.check_finite(training.steps, {"an action": math.nan})
+            raise
         stage.check_finite(training.steps, numbers)
         window.append(numbers)
         bar.update(1)

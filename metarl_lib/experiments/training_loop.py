@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from metarl_lib.algos import OuterLoop
+from metarl_lib.envs.base import NotFiniteError
 from metarl_lib.runs import Stage
 
 Numbers = dict[str, float]
@@ -76,7 +77,7 @@ def make_updates(
         kept: tensors beside the training's own in checkpoints.
 
     Raises:
-        DivergenceError: when a number is not finite.
+        DivergenceError: when a number is not finite, or an action.
     """
     every = rhythm.every(total)
     window: list[Numbers] = []
@@ -86,7 +87,11 @@ def make_updates(
         disable=None, **unit,
     ) as bar:  # fmt: skip
         while training.done < total:
-            numbers = training.update()
+            try:
+                numbers = training.update()
+            except NotFiniteError:  # an environment refuses such an action
+                stage.check_finite(training.done * size, {"an action": math.nan})
+                raise
             step, last = training.done * size, training.done == total
             stage.check_finite(step, checked(numbers))
             if watch is not None:

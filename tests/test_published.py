@@ -28,10 +28,11 @@ LARGEST = 4 * 2**20  # bytes an experiment may publish
 # Networks that policies train amplify how a processor rounds; 0.05 lay between two machines.
 # So do the contacts of a robot: see `robots.SURE`.
 ROUNDING = {
-    "layerwise": 0.08, "update_rule": 0.08, "ant_dir": 0.02, "cheetah_dir": 0.02, "maml_rl": 0.03,
+    "layerwise": 0.08, "update_rule": 0.08, "maml_rl": 0.03,
+    **dict.fromkeys(("ant_dir", "cheetah_dir", "cheetah_vel"), 0.02), "pearl_robots": 0.1,
 }  # fmt: skip
 # Thousands of updates in a row by an evolved loss do so most; there 5 % lay between two machines.
-SHARE = {"epg": 0.1, "ml1_reach": 0.02}
+SHARE = {"epg": 0.1, "ml1_reach": 0.02, "pearl_robots": 0.02}
 FOLDERS = re.compile(r"(?<![\w.])/(home|tmp|root|work|Users|mnt|usr)\b|[A-Z]:\\\\")
 
 published = functools.cache(load_published)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import math
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -295,8 +296,8 @@ def ledger_html(table: pd.DataFrame) -> str:
             )
         cells = (
             f"{html.escape(row['statement'])}<br><small>{html.escape(origin)}</small>",
-            format(row["value"], _short(row["value"])),
-            measured,
+            POINT.sub("", format(row["value"], _short(row["value"]))),
+            POINT.sub("", measured),
             html.escape(row["verdict"])
             + (f"<br><small>{html.escape(row['note'])}</small>" if row["note"] else ""),
         )
@@ -304,6 +305,9 @@ def ledger_html(table: pd.DataFrame) -> str:
     head = "<tr><th>claim</th><th>claimed</th><th>measured</th><th>verdict</th></tr>"
     body = "\n".join(lines)
     return f'<table class="ledger"><thead>{head}</thead>\n<tbody>{body}</tbody></table>'
+
+
+POINT = re.compile(r"\.(?!\d)")  # one that no digit follows, as "#.3g" leaves in 380.
 
 
 def _short(number: float) -> str:

@@ -481,6 +481,9 @@ def test_the_ledger_as_html_shows_numbers_and_escapes_text() -> None:
         in rows[0]
     )
     assert "<td>2.50</td><td></td><td>cannot be checked: x</td>" in rows[1]
+    whole = line | {"value": 380.0, "mean": -5.953, "low": -246.1, "high": 234.4}
+    cells = "<td>380</td><td>-5.95 [-246, 234]</td>"
+    assert cells in report.ledger_html(pd.DataFrame([whole]))
     large = line | {"value": -4100.0, "mean": -6133.8, "low": -6134.1, "high": -6133.5}
     assert "<td>-4,100</td><td>-6,134 [-6,134, -6,134]</td>" in report.ledger_html(
         pd.DataFrame([large])

@@ -1,5 +1,5 @@
 {
-    view: "0 0 680 96",
+    view: "0 0 680 100",
     actions: ["← left", "right →"],
     does: (step) => `steps to the ${step.action ? "right" : "left"}, with probability ${step.policy[step.action].toFixed(2)}`,
     next: (now) => rewarded(now, (reward) => Math.abs(reward) > 0.5),
@@ -23,7 +23,7 @@
         else out += text(x, 46, thing.value.toFixed(3)) + text(x, 15, thing.gain > 0 ? "pays +1" : "pays −1");
       }
       const x = at(step.position);
-      return out + `<path d="M${x} 63 l10 16 h-20 z" fill="#222"/>` + text(x, 91, "agent");
+      return out + `<path d="M${x} 63 l10 12 h-20 z" fill="#222"/>` + text(x, 93, "agent");
     },
     words(step) {
       const side = (cell) => {

@@ -1,17 +1,20 @@
-"""The Colab rehearsal: the library from a wheel, and pages alone in an empty folder.
+"""The Colab rehearsal: the library installed, and pages alone in an empty folder.
 
-The environment has what the wheel asks for, a kernel, and nothing else. To download all that each
-time would take minutes; the packages are links to those that are installed here.
+The environment has what the library asks for, a kernel, and nothing else. With REHEARSE_CLEAN=1,
+which the workflow on GitHub sets, pip installs the tree into it as it would for a reader. To fetch
+all that takes a minute or more and two gigabytes, so otherwise the library comes from its wheel,
+and what it asks for is linked to what is installed here; so it is where pip finds no packages.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
 import venv
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, PathDistribution, distribution
 from pathlib import Path
 
@@ -32,22 +35,25 @@ ALONE = [
     ROOT / "book" / "claims.md",
 ]
 KERNEL = "alone"
+PIP = [sys.executable, "-m", "pip"]
 ELSEWHERE = ["jupyter_book", "sphinx", "myst_nb", "pytest", "mujoco", "ray", "ale_py"]
 
 
 @pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A wheel built from a copy of the tree, so that nothing is left in the tree itself."""
-    folder = tmp_path_factory.mktemp("wheel")
-    tree = folder / "tree"
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the tree, so that a build leaves nothing in the tree itself."""
+    copy = tmp_path_factory.mktemp("source") / "tree"
     shutil.copytree(
-        ROOT, tree, ignore=lambda _, names: [n for n in names if n in SKIPPED or n[:7] == ".pytest"]
+        ROOT, copy, ignore=lambda _, names: [n for n in names if n in SKIPPED or n[:7] == ".pytest"]
     )
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps"]
-    subprocess.run(
-        [*command, "--no-build-isolation", "--wheel-dir", str(folder), str(tree)], check=True
-    )
-    (found,) = folder.glob("*.whl")
+    return copy
+
+
+@pytest.fixture(scope="session")
+def wheel(tree: Path) -> Path:
+    command = [*PIP, "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(tree.parent), str(tree)], check=True)
+    (found,) = tree.parent.glob("*.whl")
     return found
 
 
@@ -80,25 +86,51 @@ def needed(wheel: Path) -> list[str]:
     return [line for line in lines if "extra ==" not in line]
 
 
-@pytest.fixture(scope="session")
-def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment with the wheel, what it needs, and a kernel of the name `alone`."""
-    home = tmp_path_factory.mktemp("environment")
-    venv.create(home, symlinks=True)
+def link(home: Path, wheel: Path) -> None:
+    """The wheel, and links to what it needs."""
     site = Path(sysconfig.get_path("purelib", "venv", vars={"base": str(home)}))
     for of in runtime([*needed(wheel), "ipykernel"]).values():
         for name in {file.parts[0] for file in of.files or []} - {"..", "bin", "__pycache__"}:
             if not (site / name).exists():
                 (site / name).symlink_to(of.locate_file(name))
+    install = [*PIP, "--python", str(home / "bin" / "python"), "install", "--quiet"]
+    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True)
+
+
+@pytest.fixture(scope="session")
+def not_clean() -> str:
+    """Why pip does not install everything anew; empty where it does."""
+    if os.environ.get("REHEARSE_CLEAN") != "1":
+        return "packages are linked, not fetched; REHEARSE_CLEAN=1 has pip fetch them"
+    # One small package, without installing it, tells whether pip finds any.
+    probe = ["install", "--dry-run", "--no-deps", "--ignore-installed", "tqdm"]
+    hasty = ["--retries", "1", "--timeout", "20"]
+    done = subprocess.run([*PIP, *probe, *hasty], capture_output=True, text=True, check=False)
+    return "pip finds no packages here; they are linked, not fetched" if done.returncode else ""
+
+
+@pytest.fixture(scope="session")
+def installed(
+    tree: Path, wheel: Path, not_clean: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """A fresh environment with the library, what it needs, and a kernel of the name `alone`."""
+    home = tmp_path_factory.mktemp("environment")
+    venv.create(home, symlinks=True)
     python = str(home / "bin" / "python")
-    command = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet"]
-    subprocess.run([*command, "--no-deps", "--no-index", str(wheel)], check=True)
+    if not_clean:
+        link(home, wheel)
+    else:
+        # To compile what no page imports takes half of the time.
+        install = [*PIP, "--python", python, "install", "--quiet", "--no-compile"]
+        pinned = ["-c", str(ROOT / "constraints.txt")]
+        subprocess.run([*install, *pinned, str(tree), "ipykernel"], check=True)
     kernel = home / "share" / "jupyter" / "kernels" / KERNEL / "kernel.json"
     kernel.parent.mkdir(parents=True)
     argv = [python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
     spec = {"argv": argv, "display_name": KERNEL, "language": "python"}
     kernel.write_text(json.dumps(spec), encoding="utf-8")
-    return home
+    yield home
+    shutil.rmtree(home)  # pytest would keep it
 
 
 def test_the_wheel_holds_the_library_and_the_results(wheel: Path) -> None:
@@ -131,6 +163,19 @@ print([name for name in {ELSEWHERE} if importlib.util.find_spec(name)])
     library, strangers = done.stdout.splitlines()
     assert Path(library).is_relative_to(installed)
     assert strangers == "[]"
+
+
+def test_pip_installs_what_the_links_stand_for(
+    installed: Path, wheel: Path, not_clean: str
+) -> None:
+    """Whoever rehearses with links has what pip would install, no less and no more."""
+    if not_clean:
+        pytest.skip(not_clean)
+    asked = "import importlib.metadata as m; print(*(d.name for d in m.distributions()))"
+    python = str(installed / "bin" / "python")
+    done = subprocess.run([python, "-I", "-c", asked], capture_output=True, text=True, check=True)
+    names = {canonicalize_name(name) for name in done.stdout.split()}
+    assert names == {"metarl-lib", *runtime([*needed(wheel), "ipykernel"])}
 
 
 @pytest.mark.parametrize("page", ALONE, ids=[path.stem for path in ALONE])
